@@ -117,8 +117,10 @@ fn parameters(now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     parameters.not_before = date_time_ymd(1970, 1, 1) + since_epoch.saturating_sub(BEHIND);
     // RFC 5280 §4.1.2.5: the last second belongs to it.
-    parameters.not_after = parameters.not_before + (LIFE - Duration::from_secs(1));
-    parameters.distinguished_name.push(DnType::CommonName, "Tidegate development");
+    parameters.not_after = parameters.not_before + LIFE.saturating_sub(Duration::from_secs(1));
+    // Stores of trusted certificates mix up those of the same name.
+    let name = format!("Tidegate development {:08x}", rand::random::<u32>());
+    parameters.distinguished_name.push(DnType::CommonName, name);
     // No authority: whoever gets hold of the key can play this machine's own names, and nobody else.
     parameters.is_ca = IsCa::ExplicitNoCa;
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -235,10 +237,10 @@ mod tests {
         let now = SystemTime::now();
         assert!(ensure_certificate_at(directory.path(), now).unwrap());
         let (chain, _) = pair(&directory.path().join("dev.crt"), &directory.path().join("dev.key")).unwrap();
-        let begin = now.duration_since(UNIX_EPOCH).unwrap() - BEHIND;
+        let begin = now.duration_since(UNIX_EPOCH).unwrap().saturating_sub(BEHIND);
         for name in NAMES {
             assert!(accepts(&chain[0], name, begin + Duration::from_secs(1)), "{name}");
-            assert!(accepts(&chain[0], name, begin + LIFE - Duration::from_secs(2)), "{name}");
+            assert!(accepts(&chain[0], name, begin + LIFE.saturating_sub(Duration::from_secs(2))), "{name}");
             assert!(!accepts(&chain[0], name, begin + LIFE + Duration::from_secs(1)), "{name}");
         }
         assert!(!accepts(&chain[0], "example.com", begin + DAY));
@@ -280,6 +282,9 @@ mod tests {
         fs::write(&file, "").unwrap();
         let text = ensure(&file.join("certs")).unwrap_err().to_string();
         assert!(text.starts_with(&format!("cannot make {}", file.join("certs").display())), "{text}");
-        assert!(text.ends_with("Not a directory (os error 20); start where the directory can be written"), "{text}");
+        assert!(
+            text.ends_with("Not a directory (os error 20); start where the directory can be written"),
+            "{text}"
+        );
     }
 }
