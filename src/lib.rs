@@ -5,4 +5,5 @@
 
 pub mod channel;
 pub mod close;
+pub mod commands;
 pub mod config;
