@@ -7,7 +7,7 @@ use clap::Args;
 use http_body_util::Full;
 use hyper::Method;
 
-use super::client::{ANSWER, Client, ClientError, body};
+use super::client::{ANSWER, Client, ClientError};
 use super::{ConfigFlags, Failure, print};
 use crate::config;
 
@@ -40,13 +40,11 @@ pub async fn run(flags: Flags) -> Result<(), Failure> {
         .request(Method::GET, "/readyz")
         .body(Full::new(Bytes::new()))
         .map_err(|error| ClientError::Nonsense(error.to_string()))?;
-    let answer = client.connect().await?.send(request, ANSWER).await?;
-    let status = answer.status();
-    let said = body(answer).await?;
+    let (head, said) = client.connect().await?.ask(request, ANSWER).await?;
     let said = String::from_utf8_lossy(&said);
     let line = said.lines().next().unwrap_or_default().trim();
-    if !status.is_success() {
-        return Err(Failure::NotReady(format!("{} {line}", status.as_u16()).trim_end().to_owned()));
+    if !head.status.is_success() {
+        return Err(Failure::NotReady(format!("{} {line}", head.status.as_u16()).trim_end().to_owned()));
     }
     print("ready\n")
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::client::{ANSWER, Client, ClientError, ClientFlags, Refusal, body};
+use super::client::{ANSWER, Client, ClientError, ClientFlags, Refusal};
 use super::{Failure, print};
 use crate::channel::ChannelName;
 
@@ -64,9 +64,7 @@ pub async fn run(flags: Flags) -> Result<(), Failure> {
         .header(ACCEPT, "application/json, application/problem+json")
         .body(Full::new(Bytes::from(envelope)))
         .map_err(|error| ClientError::Nonsense(error.to_string()))?;
-    let answer = client.connect().await?.send(request, ANSWER).await?;
-    let (head, rest) = answer.into_parts();
-    let text = body(hyper::Response::new(rest)).await?;
+    let (head, text) = client.connect().await?.ask(request, ANSWER).await?;
     if !head.status.is_success() {
         return Err(ClientError::from(Refusal::from_answer(&head, &text)).into());
     }

@@ -76,7 +76,11 @@ pub(crate) fn request(stream: &mut impl BufRead) -> (Vec<String>, String) {
 }
 
 pub(crate) fn answer(stream: &mut impl Write, status: &str, fields: &str, body: &str) {
-    write!(stream, "HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    write!(stream, "HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n", body.len()).unwrap();
+    stream.flush().unwrap();
+    // A body that comes later than its head shows whether the client keeps the connection for it.
+    std::thread::park_timeout(Duration::from_millis(20));
+    stream.write_all(body.as_bytes()).unwrap();
 }
 
 pub(crate) fn has(head: &[String], line: &str) -> bool {

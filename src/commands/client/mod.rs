@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use hyper::http::request::Builder;
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -209,7 +210,18 @@ impl Connection {
         self.sender.ready().await.is_ok()
     }
 
-    /// Sends a request and waits for the head of the answer, at most `patience`.
+    /// Sends a request and reads its whole answer, whose head may take `patience`.
+    pub(super) async fn ask(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        patience: Duration,
+    ) -> Result<(Parts, Bytes), ClientError> {
+        let (head, rest) = self.send(request, patience).await?.into_parts();
+        Ok((head, body(rest).await?))
+    }
+
+    /// Sends a request and waits for the head of the answer, at most `patience`. Its body comes for as long as this
+    /// connection is there.
     pub(super) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -223,8 +235,8 @@ impl Connection {
 }
 
 /// The whole of an answer's body.
-pub(super) async fn body(answer: Response<Incoming>) -> Result<Bytes, ClientError> {
-    let whole = timeout(ANSWER, Limited::new(answer.into_body(), ANSWER_BYTES).collect()).await;
+pub(super) async fn body(body: Incoming) -> Result<Bytes, ClientError> {
+    let whole = timeout(ANSWER, Limited::new(body, ANSWER_BYTES).collect()).await;
     match whole {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) => match error.downcast::<hyper::Error>() {

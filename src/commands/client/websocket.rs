@@ -65,8 +65,7 @@ impl WebSocket {
         let answer = connection.send(request, ANSWER).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (head, rest) = answer.into_parts();
-            let text = body(hyper::Response::new(rest)).await?;
-            return Err(Refusal::from_answer(&head, &text).into());
+            return Err(Refusal::from_answer(&head, &body(rest).await?).into());
         }
         let accepted = answer.headers().get(SEC_WEBSOCKET_ACCEPT);
         if accepted.is_none_or(|accept| accept != accept_of(&key).as_str()) {

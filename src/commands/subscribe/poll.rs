@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::ACCEPT;
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Never, Printer, Start, query};
-use crate::commands::client::{ANSWER, Client, ClientError, Connection, Refusal, body};
+use crate::commands::client::{ANSWER, Client, ClientError, Connection, Refusal};
 
 /// How far the channels were read.
 pub(super) struct Position {
@@ -67,8 +67,7 @@ impl Position {
             .header(ACCEPT, "application/json, application/problem+json")
             .body(Full::new(Bytes::new()))
             .map_err(|error| ClientError::Nonsense(error.to_string()))?;
-        let (head, rest) = connection.send(request, WAIT + ANSWER).await?.into_parts();
-        let text = body(Response::new(rest)).await?;
+        let (head, text) = connection.ask(request, WAIT + ANSWER).await?;
         if head.status != StatusCode::OK {
             return Err(ClientError::from(Refusal::from_answer(&head, &text)).into());
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, StatusCode};
 use tokio::time::timeout;
 
 use super::event_stream::EventStream;
@@ -46,9 +46,7 @@ impl Position {
         let answer = connection.send(request, ANSWER).await?;
         let (head, mut rest) = answer.into_parts();
         if head.status != StatusCode::OK {
-            return Err(
-                ClientError::from(Refusal::from_answer(&head, &body(Response::new(rest)).await?)).into()
-            );
+            return Err(ClientError::from(Refusal::from_answer(&head, &body(rest).await?)).into());
         }
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
