@@ -70,7 +70,7 @@ impl GapReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log no longer holds what the cursor needs ({reason:?}); it goes on from {first:?}")]
 pub struct Gap {
-    /// The first position that is held (the head, when none is).
+    /// The first position that is held, or that the next message can have when none is.
     pub first: Position,
     /// Why.
     pub reason: GapReason,

@@ -74,9 +74,9 @@ impl Log {
         Position { epoch: self.epoch, seq: self.messages.back().map_or(self.floor, |newest| newest.seq) }
     }
 
-    /// The oldest `seq` that is held, or the head when none is.
+    /// The oldest `seq` that is held or, when none is, the lowest that the next message can have.
     pub(super) fn first_held(&self) -> u64 {
-        self.messages.front().map_or(self.floor, |oldest| oldest.seq)
+        self.messages.front().map_or(self.floor + 1, |oldest| oldest.seq)
     }
 
     /// The number that the next passing envelope gets.

@@ -6,7 +6,7 @@ mod request;
 mod server;
 
 pub use data::json_data;
-pub use request::{Incoming, Join, Rejected, Request, Start, parse};
+pub use request::{HISTORY_LIMIT_MAX, Incoming, Join, Rejected, Request, Start, parse};
 pub use server::{
     ConnectionEstablished, HistoryPage, LimitsNotice, MessageAck, Presence, PresenceState, PresenceUpdate,
     RoomJoined, encode, encode_error, gap, typing,

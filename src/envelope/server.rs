@@ -29,7 +29,7 @@ pub struct ConnectionEstablished<'a> {
 pub struct LimitsNotice {
     pub message_bytes: usize,
     pub channels_per_connection: usize,
-    pub messages_per_minute: u32,
+    pub messages_per_connection_per_minute: u32,
 }
 
 /// `room_joined`.
