@@ -3,6 +3,8 @@
 //! A channel is a log of messages encoded once; a subscriber is a cursor into it; a transport moves a cursor; a bus
 //! moves publications into logs. Read in the order of the modules.
 
+pub mod auth;
 pub mod channel;
 pub mod close;
 pub mod config;
+pub mod quota;
