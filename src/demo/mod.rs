@@ -19,28 +19,18 @@ pub struct Asset {
 }
 
 /// The page, for `/` and `/demo`.
-pub const PAGE: Asset = Asset {
-    content_type: "text/html; charset=utf-8",
-    body: include_str!("page.html"),
-};
+pub const PAGE: Asset = Asset { content_type: "text/html; charset=utf-8", body: include_str!("page.html") };
 
 /// How it looks, for `/demo/page.css`.
-pub const STYLE: Asset = Asset {
-    content_type: "text/css; charset=utf-8",
-    body: include_str!("page.css"),
-};
+pub const STYLE: Asset = Asset { content_type: "text/css; charset=utf-8", body: include_str!("page.css") };
 
 /// What the user sees and does, for `/demo/page.js`.
-pub const SCRIPT: Asset = Asset {
-    content_type: "text/javascript; charset=utf-8",
-    body: include_str!("page.js"),
-};
+pub const SCRIPT: Asset =
+    Asset { content_type: "text/javascript; charset=utf-8", body: include_str!("page.js") };
 
 /// The three transports and the position that outlives them, for `/demo/wire.js`.
-pub const WIRE: Asset = Asset {
-    content_type: "text/javascript; charset=utf-8",
-    body: include_str!("wire.js"),
-};
+pub const WIRE: Asset =
+    Asset { content_type: "text/javascript; charset=utf-8", body: include_str!("wire.js") };
 
 /// The file that belongs to the path of a `GET` or `HEAD`, without its query; `None` where the demo has none.
 pub fn asset(path: &str) -> Option<Asset> {
@@ -87,7 +77,9 @@ mod tests {
     #[test]
     fn text_from_the_network_cannot_become_markup() {
         for file in [SCRIPT, WIRE] {
-            for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("] {
+            for sink in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
+            {
                 assert!(!file.body.contains(sink), "{sink}");
             }
         }

@@ -3,7 +3,7 @@
 
 import { Line, NAMES } from "/demo/wire.js";
 
-const LIST_MAX = 1000; // items kept in the page; the oldest go first
+const LIST_MAX = 500; // items kept in the page; the oldest go first
 const USERS_MAX = 100; // names shown; the rest is a number
 const TYPING_MS = 6000; // a typing_stop may get lost in a switch; the server's own limit is 5 s
 
@@ -53,7 +53,6 @@ const view = {
     if (state !== "failed") return;
     const again = element("button", "again", "Send again");
     again.onclick = () => {
-      line.forget(id);
       unconfirmed.delete(id);
       item.remove();
       say(item.dataset.text);

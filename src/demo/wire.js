@@ -25,12 +25,12 @@ export class Line {
   #joinedAt = Infinity; // seq at the first join; the message before the first one we get cannot be later than this
   #announcedGap = false; // the server has said that something is missing before the next message
   #link = null; // what is meant to be open now: { kind, stop, joined, socket, refusal }
-  #outbox = new Map(); // message_id -> { envelope, created, state: "pending" | "acked" | "failed", attempt }
+  #outbox = new Map(); // message_id -> { envelope, created, state: "pending" | "acked", attempt }
   #posting = false;
   #typingSentAt = 0;
   #presenceAskedAt = 0;
 
-  /** `view` is told what happens: status, message, outbox, note, trouble, presence, online, typing. */
+  /** `view` has a method for everything that happens: status, message, outbox, note, trouble, presence, online, typing. */
   constructor(name, channel, view) {
     this.name = name;
     this.channel = channel;
@@ -125,7 +125,7 @@ export class Line {
             if (!heard) resolve(new Refusal({ code: 1006, detail: "The server has gone silent" }));
             heard = false;
             socket.send(JSON.stringify({ type: "ping", payload: {}, metadata: {} }));
-          }, envelope.payload.heartbeat_ms);
+          }, envelope.payload.heartbeat_ms || 25_000);
           signal.addEventListener("abort", () => clearInterval(beat));
         }
         this.#receive(envelope, link);
@@ -219,6 +219,8 @@ export class Line {
         this.gaps += 1;
         this.#announcedGap = true; // the break it makes in the chain is this one, not a second
         this.#resume = { recover: { epoch: payload.epoch, seq: Math.max(0, payload.seq - 1) } };
+        // What was accepted and not seen yet may be among the lost; nobody should wait for it.
+        for (const [id, { state }] of this.#outbox) if (state === "acked") this.#outbox.delete(id);
         this.#view.note(`Messages before #${payload.seq} are gone (${payload.reason})`, "loss");
         break;
       case "message_ack": {
@@ -292,11 +294,6 @@ export class Line {
     return id;
   }
 
-  /** Drops a message that has failed. */
-  forget(id) {
-    this.#outbox.delete(id);
-  }
-
   /** Sends what this attempt has not sent yet. After a reconnect that is everything unacknowledged; ids make it safe. */
   #flush() {
     const link = this.#link;
@@ -349,8 +346,10 @@ export class Line {
   }
 
   #setEntry(entry, state, words) {
+    const id = entry.envelope.metadata.message_id;
     entry.state = state;
-    this.#view.outbox(entry.envelope.metadata.message_id, state, words);
+    if (state === "failed") this.#outbox.delete(id); // from here on it is the user's to send again, as a new message
+    this.#view.outbox(id, state, words);
   }
 
   /** Tells the others, at most every 3 s: the server takes 5 s of silence for an end. */
