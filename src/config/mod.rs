@@ -1,8 +1,18 @@
-//! What an operator can set: every limit with its unit, default, reason and worst-case memory. Parsed once at the
-//! start by [`load`], handed down by reference; nothing else reads files, flags or the environment.
+//! What an operator can set. Parsed once at the start by [`load`], handed down by reference; nothing else reads
+//! the configuration file, its flags or the environment. `default.toml` beside this file is the operator's view of
+//! the same keys: unit, default, reason and worst-case memory of each.
 
+mod error;
+mod keys;
 mod load;
+mod place;
+mod relations;
+mod tree;
 mod value;
+mod web_origin;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,10 +21,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use load::{ConfigError, Source, load};
+pub use error::ConfigError;
+pub use load::{Source, load};
+pub use place::Place;
 
-/// The whole configuration; `Config::default()` is what an empty file means.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// Every key, commented out at its default, with what it means: a file to start from.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// The whole configuration; `Config::default()` is what an empty file means, before [`load`] has checked that one
+/// key agrees with another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Sockets, connections, drain.
@@ -42,10 +58,13 @@ pub struct Config {
     /// Set by the loader when there is no configuration file: loopback only, open to everyone.
     #[serde(skip)]
     pub development: bool,
+    /// Set by the loader: what is allowed but rarely meant, a sentence each, to be said at the start.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// `[listen]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// Where clients connect.
@@ -85,8 +104,11 @@ impl Default for Listen {
     }
 }
 
+/// Where the development certificate, its key and the development secret are, from the working directory.
+pub const DEVELOPMENT_DIRECTORY: &str = "certs";
+
 /// `[tls]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// Off: plain TCP, for a proxy in front that ends TLS.
@@ -103,6 +125,14 @@ impl Default for Tls {
     }
 }
 
+impl Tls {
+    /// Whether these are the certificate and key that the edge makes for itself when they are missing.
+    pub fn is_development(&self) -> bool {
+        let own = Self::default();
+        self.cert == own.cert && self.key == own.key
+    }
+}
+
 /// `auth.mode`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -115,7 +145,7 @@ pub enum AuthMode {
 }
 
 /// `[auth]`
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
     /// Whether a token is needed.
@@ -165,7 +195,7 @@ impl std::fmt::Debug for Auth {
 }
 
 /// `[origins]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Origins {
     /// Origins allowed besides the edge's own: exact (`https://app.example.com`), or `*`.
@@ -173,7 +203,7 @@ pub struct Origins {
 }
 
 /// `[limits]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Largest message a client may send, in bytes, over all its fragments. Held once per connection while it arrives.
@@ -199,7 +229,7 @@ impl Default for Limits {
 }
 
 /// `[quota]`: 0 turns a quota off.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quota {
     /// Connections of one IP address at once.
@@ -227,7 +257,7 @@ impl Default for Quota {
 }
 
 /// `[heartbeat]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Heartbeat {
     /// Between pings. Proxies cut idle streams at 30–60 s.
@@ -269,7 +299,7 @@ pub enum SlowConsumer {
 }
 
 /// `[channels.NAMESPACE]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Namespace {
     /// Messages kept for history and recovery, per channel.
@@ -303,15 +333,21 @@ impl Default for Namespace {
     }
 }
 
-/// `[channels.*]`; a namespace inherits what it does not set from `[channels.default]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// `[channels.*]`; what a namespace does not set, [`load`] takes over from `[channels.default]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "BTreeMap<String, Namespace>")]
 pub struct Channels {
     /// Where no other namespace applies.
-    #[serde(default)]
     pub default: Namespace,
     /// By the part of a channel's name before its first `:`.
-    #[serde(flatten)]
     pub namespaces: BTreeMap<String, Namespace>,
+}
+
+// Not `#[serde(flatten)]`: that buffers values as what they look like, and a variable's text looks like a string.
+impl From<BTreeMap<String, Namespace>> for Channels {
+    fn from(mut namespaces: BTreeMap<String, Namespace>) -> Self {
+        Self { default: namespaces.remove("default").unwrap_or_default(), namespaces }
+    }
 }
 
 impl Channels {
@@ -331,7 +367,7 @@ pub enum BusKind {
 }
 
 /// `[bus]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bus {
     /// Which bus.
@@ -339,7 +375,7 @@ pub struct Bus {
 }
 
 /// `[conformance]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Conformance {
     /// Serve `/echo`.
@@ -358,7 +394,7 @@ pub enum LogFormat {
 }
 
 /// `[log]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// Text or JSON lines, on standard error.
