@@ -38,7 +38,7 @@ const LAYERS: &str = "
     main      | commands config metrics server | logs, configuration, the command, the exit code
 ";
 
-/// Dependencies that have a place: crate or crate::module, the modules that may name it, why.
+/// Dependencies that have a place: crate or `crate::module`, the modules that may name it, why.
 const CRATES: &str = "
     hyper             | admin auth commands demo server transport | HTTP begins above the hub
     hyper_util        | admin commands server transport           | HTTP begins above the hub
@@ -82,12 +82,12 @@ fn layers_are_in_order() {
 
 #[test]
 fn arrows_point_down() {
-    report(rust_files().iter().flat_map(arrows).collect());
+    report(rust_files().iter().flat_map(arrows));
 }
 
 #[test]
 fn dependencies_stay_in_their_place() {
-    report(rust_files().iter().flat_map(dependencies).collect());
+    report(rust_files().iter().flat_map(dependencies));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn no_file_is_dead() {
         }
     }
     let dead = known.keys().filter(|path| !alive.contains(**path));
-    report(dead.map(|path| format!("{}: no `mod` line reaches it", path.display())).collect());
+    report(dead.map(|path| format!("{}: no `mod` line reaches it", path.display())));
 }
 
 #[test]
@@ -134,30 +134,29 @@ fn a_folder_has_no_file_of_its_name() {
         let beside = folder.starts_with("src") && root().join(&folder).is_dir();
         beside.then(|| format!("{}: belongs into {}/ as mod.rs", file.shown(), folder.display()))
     };
-    report(rust_files().iter().filter_map(twin).collect());
+    report(rust_files().iter().filter_map(twin));
 }
 
 #[test]
 fn every_file_says_what_it_is() {
     let silent = rust_files().into_iter().filter(|file| !opens_with_docs(&file.text));
-    report(silent.map(|file| format!("{}: does not open with a `//!` sentence", file.shown())).collect());
+    report(silent.map(|file| format!("{}: does not open with a `//!` sentence", file.shown())));
 }
 
 #[test]
 fn nothing_is_left_over() {
     let code = rust_files();
-    report(code.iter().flat_map(shortcuts).chain(texts().iter().flat_map(leftovers)).collect());
+    report(code.iter().flat_map(shortcuts).chain(texts().iter().flat_map(leftovers)));
 }
 
 #[test]
 fn links_of_the_documents_hold() {
-    let documents: Vec<Source> =
-        texts().into_iter().filter(|file| file.path.extension().is_some_and(|e| e == "md")).collect();
+    let documents: Vec<Source> = texts().into_iter().filter(|file| file.is("md")).collect();
     assert!(
         documents.iter().any(|file| file.path == Path::new("ARCHITECTURE.md")),
         "ARCHITECTURE.md is missing"
     );
-    report(documents.iter().flat_map(|file| broken_links(file, &root())).collect());
+    report(documents.iter().flat_map(|file| broken_links(file, &root())));
 }
 
 /// Each rule is shown a tree that breaks it, so that none can rot into one that always passes.
@@ -217,10 +216,11 @@ fn the_rules_bite() {
 }
 
 fn rust_files() -> Vec<Source> {
-    texts().into_iter().filter(|file| file.path.extension().is_some_and(|e| e == "rs")).collect()
+    texts().into_iter().filter(|file| file.is("rs")).collect()
 }
 
-fn report(problems: Vec<String>) {
+fn report(problems: impl IntoIterator<Item = String>) {
+    let problems: Vec<String> = problems.into_iter().collect();
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 

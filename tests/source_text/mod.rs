@@ -9,35 +9,42 @@ use std::path::{Path, PathBuf};
 const IGNORED: &[&str] = &["target", "node_modules", "__pycache__", ".git", ".venv", ".pytest_cache"];
 
 /// A file and, for Rust, the same text with comments and the insides of literals blanked, byte for byte.
-pub struct Source {
-    pub path: PathBuf,
-    pub text: String,
-    pub code: String,
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+    pub(crate) code: String,
 }
 
 impl Source {
-    pub fn new(path: &str, text: &str) -> Self {
-        let code = if path.ends_with(".rs") { blanked(text) } else { String::new() };
-        Self { path: PathBuf::from(path), text: text.to_owned(), code }
+    pub(crate) fn new(path: &str, text: &str) -> Self {
+        let mut source = Self { path: PathBuf::from(path), text: text.to_owned(), code: String::new() };
+        if source.is("rs") {
+            source.code = blanked(text);
+        }
+        source
     }
 
-    pub fn shown(&self) -> std::path::Display<'_> {
+    pub(crate) fn is(&self, extension: &str) -> bool {
+        self.path.extension().is_some_and(|own| own == extension)
+    }
+
+    pub(crate) fn shown(&self) -> std::path::Display<'_> {
         self.path.display()
     }
 
-    pub fn line(&self, at: usize) -> String {
+    pub(crate) fn line(&self, at: usize) -> String {
         format!("{}:{}", self.shown(), self.text[..at].matches('\n').count() + 1)
     }
 
     /// The module of `src/` this file belongs to; none for `lib.rs`, which only lists them, and outside `src/`.
-    pub fn top_level(&self) -> Option<String> {
+    pub(crate) fn top_level(&self) -> Option<String> {
         let inside = self.path.strip_prefix("src").ok()?;
         let first = inside.components().next()?.as_os_str().to_str()?.trim_end_matches(".rs").to_owned();
         (first != "lib").then_some(first)
     }
 
     /// Files that a `mod name;` line here may mean; those that do not exist are the compiler's business.
-    pub fn children(&self) -> Vec<PathBuf> {
+    pub(crate) fn children(&self) -> Vec<PathBuf> {
         let stem = self.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let here = self.path.with_file_name("");
         let folder = if stem == "mod" || is_crate_root(&self.path) { here } else { here.join(stem) };
@@ -48,7 +55,7 @@ impl Source {
     }
 
     /// Where `word` stands as a whole word of code.
-    pub fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    pub(crate) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         let whole = move |at: &usize| {
             !self.code[..*at].ends_with(is_ident) && !self.code[at + word.len()..].starts_with(is_ident)
         };
@@ -56,17 +63,18 @@ impl Source {
     }
 
     /// Where `word` begins a path: not a later segment of one, not a field or method.
-    pub fn path_roots<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    pub(crate) fn path_roots<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         self.words(word).filter(|at| {
             let before = &self.code[..*at];
             let inner =
                 before.strip_suffix("::").is_some_and(|path| path.ends_with(|c| is_ident(c) || c == '>'));
-            !inner && !(before.ends_with('.') && !before.ends_with(".."))
+            let member = before.ends_with('.') && !before.ends_with("..");
+            !inner && !member
         })
     }
 
     /// Top-level modules named here by `crate::…`, by the library's own name, or by climbing `super::`.
-    pub fn uses_from_the_root(&self) -> Vec<(usize, String)> {
+    pub(crate) fn uses_from_the_root(&self) -> Vec<(usize, String)> {
         let mut found = Vec::new();
         for name in ["crate", "tidegate"] {
             for at in self.path_roots(name) {
@@ -99,12 +107,12 @@ impl Source {
     }
 }
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Every text file that would be committed, paths relative to the root.
-pub fn texts() -> Vec<Source> {
+pub(crate) fn texts() -> Vec<Source> {
     let mut open = vec![root()];
     let mut found = Vec::new();
     while let Some(folder) = open.pop() {
@@ -130,28 +138,30 @@ pub fn texts() -> Vec<Source> {
     found
 }
 
-/// Roots of a crate as Cargo finds them: `lib.rs`, `main.rs`, each file in tests, benches, examples, `src/bin`.
-pub fn is_crate_root(path: &Path) -> bool {
+/// Of Rust files, those that Cargo finds by itself and makes the root of a crate.
+pub(crate) fn is_crate_root(path: &Path) -> bool {
     let own = path.strip_prefix("conformance").unwrap_or(path);
     let parts: Vec<&str> = own.iter().filter_map(|part| part.to_str()).collect();
-    match parts.as_slice() {
-        ["build.rs"] | ["src", "lib.rs" | "main.rs"] => true,
-        ["tests" | "benches" | "examples", name] | ["src", "bin", name] => name.ends_with(".rs"),
-        ["tests" | "benches" | "examples", _, "main.rs"] | ["src", "bin", _, "main.rs"] => true,
-        _ => false,
-    }
+    matches!(
+        parts.as_slice(),
+        ["build.rs"]
+            | ["src", "lib.rs" | "main.rs"]
+            | ["tests" | "benches" | "examples", _]
+            | ["tests" | "benches" | "examples", _, "main.rs"]
+            | ["src", "bin", _]
+    )
 }
 
 fn is_ident(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-pub fn ident(text: &str) -> &str {
+pub(crate) fn ident(text: &str) -> &str {
     &text[..text.find(|c| !is_ident(c)).unwrap_or(text.len())]
 }
 
 /// The first names of a use tree or path: `a::b` is `a`, `{a::b, c::{d, e}}` is `a` and `c`.
-pub fn first_segments(tree: &str) -> Vec<&str> {
+pub(crate) fn first_segments(tree: &str) -> Vec<&str> {
     let tree = tree.trim_start();
     if !tree.starts_with('{') {
         return vec![if tree.starts_with('*') { "*" } else { ident(tree) }];
@@ -166,7 +176,7 @@ pub fn first_segments(tree: &str) -> Vec<&str> {
 }
 
 /// The `{` of an item that begins at `at`, or none if the item ends in `;`.
-pub fn body_start(code: &str, at: usize) -> Option<usize> {
+pub(crate) fn body_start(code: &str, at: usize) -> Option<usize> {
     let mut nested = 0_i32;
     for (offset, c) in code[at..].char_indices() {
         match c {
@@ -181,7 +191,7 @@ pub fn body_start(code: &str, at: usize) -> Option<usize> {
 }
 
 /// The `}` that belongs to the `{` at `open`; the end of the text if there is none.
-pub fn closing(code: &str, open: usize) -> usize {
+pub(crate) fn closing(code: &str, open: usize) -> usize {
     let mut nested = 0_i32;
     for (offset, c) in code[open..].char_indices() {
         nested += i32::from(c == '{') - i32::from(c == '}');
