@@ -1,6 +1,7 @@
 //! What a token says, once its signature is known to be good: from the payload's JSON to an [`Identity`]
 //! (RFC 7519 §4.1). Called by [`Authenticator`](super::Authenticator) alone; does no cryptography.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
@@ -55,7 +56,7 @@ impl Expected {
         let channels = claims.channels.unwrap_or_default();
         let grants = Grants::parse(&channels.join, &channels.send).map_err(AuthError::Claim)?;
         let info = claims.info.map(info).transpose()?;
-        Ok(Identity::of_token(subject.into(), role(claims.role), info, expires_at, grants))
+        Ok(Identity::of_token(subject.into(), role(claims.role), info.map(Arc::from), expires_at, grants))
     }
 
     fn check_issuer(&self, issuer: Option<&str>) -> Result<(), AuthError> {

@@ -37,7 +37,7 @@ pub struct Identity {
     pub role: Role,
     /// The claim `info`, shown in presence: JSON without whitespace between its tokens, at most
     /// [`MAX_INFO_BYTES`](super::claims::MAX_INFO_BYTES).
-    pub info: Option<Box<RawValue>>,
+    pub info: Option<Arc<RawValue>>,
     /// When the token runs out; `None` for guests, who have none.
     pub expires_at: Option<SystemTime>,
     inbox: Inbox,
@@ -93,7 +93,7 @@ impl Identity {
     pub(super) fn of_token(
         user_id: Arc<str>,
         role: Role,
-        info: Option<Box<RawValue>>,
+        info: Option<Arc<RawValue>>,
         expires_at: SystemTime,
         grants: Grants,
     ) -> Self {

@@ -13,6 +13,7 @@ mod origin;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod sign;
 mod ticket;
 
 pub use authenticator::{Authenticator, MAX_TOKEN_BYTES};
@@ -22,6 +23,7 @@ pub use grants::MAX_PATTERNS;
 pub use identity::{GUEST_PREFIX, GuestSalt, Identity, Role};
 pub use keys::KeyError;
 pub use origin::{Origin, OriginError, OriginPolicy};
+pub use sign::{SignError, sign};
 pub use ticket::{TICKET_LIFETIME, Tickets};
 
 use crate::close::{Fault, Kind};

@@ -141,7 +141,8 @@ struct Recover {
 #[derive(Deserialize)]
 struct MessagePayload<'a> {
     channel: String,
-    #[serde(borrow)]
+    /// `null` is data, too; only a missing member is none.
+    #[serde(default, borrow, deserialize_with = "present")]
     data: Option<&'a RawValue>,
 }
 
@@ -251,6 +252,10 @@ fn name(channel: &str) -> Result<ChannelName, Fault> {
 fn read<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Result<T, Fault> {
     let payload = payload.ok_or_else(|| Fault::malformed("the envelope has no payload"))?;
     serde_json::from_str(payload.get()).map_err(|error| Fault::malformed(format!("payload: {error}")))
+}
+
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// An envelope with one wrong field should still be answered under its own `correlation_id`.

@@ -26,7 +26,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     let caller = call.caller(Transport::Poll)?;
     let edge = &caller.edge;
-    edge.quotas.user(&caller.who.user_id).request()?;
+    edge.quotas.of(&caller.who).request()?;
     let opening = call.opening()?;
     let wait = call.query().number("wait")?.unwrap_or(WAIT_SECONDS).min(WAIT_SECONDS_MAX);
     if opening.joins.is_empty() {

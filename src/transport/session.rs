@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::cursor_string::CursorString;
 use super::edge::Edge;
 use super::subscriptions::Subscriptions;
-use crate::auth::{Identity, Role};
+use crate::auth::Identity;
 use crate::bus::Accepted;
 use crate::channel::{ChannelName, MessageId, Page, Position, Publication, Resume};
 use crate::close::{Fault, Kind};
@@ -233,9 +233,8 @@ impl Caller {
 /// # Errors
 /// [`Kind::RateLimited`].
 pub fn meter(edge: &Edge, who: &Identity, request: &Request) -> Result<(), Fault> {
-    let rates = edge.quotas.user(&who.user_id);
+    let rates = edge.quotas.of(who);
     match request {
-        Request::Message { .. } if who.role == Role::Server => edge.quotas.server(&who.user_id).message(),
         Request::Message { .. } | Request::TypingStart(_) | Request::TypingStop(_) => rates.message(),
         _ => rates.request(),
     }

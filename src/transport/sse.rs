@@ -31,7 +31,7 @@ const BATCH_BYTES: usize = 16 * 1024;
 /// The refusal.
 pub fn open(call: &Call) -> Result<Answer, Fault> {
     let caller = call.caller(Transport::Sse)?;
-    caller.edge.quotas.user(&caller.who.user_id).request()?;
+    caller.edge.quotas.of(&caller.who).request()?;
     let opening = call.opening()?;
     if opening.joins.is_empty() {
         return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::frames::Inbound;
 use super::handshake::Upgrade;
 use super::wire::{Loss, Turn, Wire};
-use crate::auth::{Identity, Role};
+use crate::auth::Identity;
 use crate::channel::{Channel, metadata_timestamp};
 use crate::close::{Fault, Kind};
 use crate::envelope::{self, Incoming, Rejected, Request};
@@ -293,8 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             transport: Transport::WebSocket,
         };
         match &incoming.request {
-            Request::Message { .. } if who.role == Role::Server => self.edge.quotas.server(&who.user_id).message()?,
-            Request::Message { .. } | Request::TypingStart(_) | Request::TypingStop(_) => self.quota.message()?,
+            Request::Message { .. } | Request::TypingStart(_) | Request::TypingStop(_) => self.quota.message(who)?,
             _ => self.quota.request()?,
         }
         caller.serve(incoming, Some(&mut self.subscriptions), false).await
