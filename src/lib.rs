@@ -9,4 +9,5 @@ pub mod close;
 pub mod config;
 pub mod envelope;
 pub mod hub;
+pub mod metrics;
 pub mod presence;
