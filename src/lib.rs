@@ -3,6 +3,7 @@
 //! A channel is a log of messages encoded once; a subscriber is a cursor into it; a transport moves a cursor; a bus
 //! moves publications into logs. Read in the order of the modules.
 
+pub mod admin;
 pub mod bus;
 pub mod channel;
 pub mod close;
