@@ -18,4 +18,3 @@ pub mod config;
 pub mod metrics;
 pub mod admin;
 pub mod demo;
-pub mod commands;

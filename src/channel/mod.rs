@@ -173,3 +173,6 @@ impl std::fmt::Debug for Channel {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,3 +6,6 @@ mod typing;
 
 pub use roster::{Lease, Member, PresentUser, Roster};
 pub use typing::Typing;
+
+#[cfg(test)]
+mod tests;

@@ -32,8 +32,8 @@ use super::{proxy, router};
 use crate::close::{Fault, Kind};
 use crate::metrics::Stage;
 use crate::quota::Admission;
-use crate::transport::websocket::{self, Upgrade};
 use crate::transport::Edge;
+use crate::transport::websocket::{self, Upgrade};
 
 /// A request's head, and what hyper buffers of a body: names of 128 channels fit a query.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -111,7 +111,8 @@ pub async fn run(
     debug!(connection = %id, %address, h2, "connected");
     let tls = matches!(stream, Either::Right(_));
     let upgrade = Mutex::new(None);
-    let context = Context { edge: Arc::clone(&edge), id, address, tls, refusal, upgrade, active: AtomicUsize::new(0) };
+    let context =
+        Context { edge: Arc::clone(&edge), id, address, tls, refusal, upgrade, active: AtomicUsize::new(0) };
     // Boxed, so that a WebSocket's task does not keep the room that HTTP needed.
     let upgraded = if h2 {
         Box::pin(serve_http2(stream, Arc::new(context), tasks)).await;
@@ -131,14 +132,19 @@ pub async fn run(
 }
 
 async fn client_address(edge: &Edge, socket: &mut Socket, peer: SocketAddr) -> io::Result<IpAddr> {
-    if edge.config.listen.proxy_protocol { proxy::read_header(socket.tcp_mut(), peer).await } else { Ok(peer.ip()) }
+    if edge.config.listen.proxy_protocol {
+        proxy::read_header(socket.tcp_mut(), peer).await
+    } else {
+        Ok(peer.ip())
+    }
 }
 
 /// HTTP/1.1 until the connection ends or becomes a WebSocket.
 async fn serve_http1(stream: Stream, context: Arc<Context>) -> Option<(Upgrade, Stream, Bytes)> {
     let edge = Arc::clone(&context.edge);
     let refused = context.refusal.is_some();
-    let service = service_fn(|request: Request<Incoming>| router::route(Arc::clone(&context), request).boxed());
+    let service =
+        service_fn(|request: Request<Incoming>| router::route(Arc::clone(&context), request).boxed());
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(edge.config.listen.request_timeout)

@@ -280,6 +280,9 @@ mod tests {
         fs::write(&file, "").unwrap();
         let text = ensure(&file.join("certs")).unwrap_err().to_string();
         assert!(text.starts_with(&format!("cannot make {}", file.join("certs").display())), "{text}");
-        assert!(text.ends_with("Not a directory (os error 20); start where the directory can be written"), "{text}");
+        assert!(
+            text.ends_with("Not a directory (os error 20); start where the directory can be written"),
+            "{text}"
+        );
     }
 }

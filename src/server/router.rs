@@ -91,7 +91,12 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     Ok(answer)
 }
 
-async fn dispatch(context: &Context, call: &mut Call, route: &Route, body: Incoming) -> Result<Answer, Fault> {
+async fn dispatch(
+    context: &Context,
+    call: &mut Call,
+    route: &Route,
+    body: Incoming,
+) -> Result<Answer, Fault> {
     let method = call.head.method.clone();
     let reads = method == Method::GET || method == Method::HEAD;
     match route {

@@ -79,7 +79,8 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
     let tls = config.tls.enabled.then(|| Tls::load(&config.tls)).transpose()?.map(Arc::new);
     let edge = Arc::new(edge(&config)?);
     let bind = |key, addr| listen(addr).map_err(|source| StartError::Listen { key, addr, source });
-    let (public, private) = (bind("listen.addr", config.listen.addr)?, bind("listen.admin", config.listen.admin)?);
+    let (public, private) =
+        (bind("listen.addr", config.listen.addr)?, bind("listen.admin", config.listen.admin)?);
     let local = |listener: &tokio::net::TcpListener, addr| listener.local_addr().unwrap_or(addr);
     let (addr, admin) = (local(&public, config.listen.addr), local(&private, config.listen.admin));
 
@@ -92,7 +93,8 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
         readiness: Arc::clone(&readiness),
     };
     background_tasks.spawn(admin::serve(private, Arc::new(state), background.clone()));
-    background_tasks.spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
+    background_tasks
+        .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
     tasks.spawn(accept_loop(Arc::clone(&edge), public, tls, tasks.clone()));
     readiness.set_ready();
     Ok(Running { addr, admin, edge, readiness, tasks, background, background_tasks })

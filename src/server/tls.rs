@@ -60,7 +60,11 @@ impl Tls {
         // Before the files are read: a change in between is then seen at the next look.
         let changed = modified(settings);
         let acceptor = acceptor(settings)?;
-        Ok(Self { settings: settings.clone(), acceptor: RwLock::new(acceptor), changed: RwLock::new(changed) })
+        Ok(Self {
+            settings: settings.clone(),
+            acceptor: RwLock::new(acceptor),
+            changed: RwLock::new(changed),
+        })
     }
 
     /// For a new connection.

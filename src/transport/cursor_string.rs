@@ -47,7 +47,10 @@ impl CursorString {
     }
 
     /// As clients carry it.
-    pub fn encode<'a>(node: Option<u32>, places: impl Iterator<Item = (&'a ChannelName, Position, u64)>) -> String {
+    pub fn encode<'a>(
+        node: Option<u32>,
+        places: impl Iterator<Item = (&'a ChannelName, Position, u64)>,
+    ) -> String {
         let mut bytes = Vec::with_capacity(48);
         match node {
             None => bytes.push(PLAIN),
@@ -78,7 +81,9 @@ impl CursorString {
         let mut input = bytes.as_slice();
         let node = match take(&mut input, 1)? {
             [PLAIN] => None,
-            [WITH_PASSING] => Some(u32::from_be_bytes(take(&mut input, 4)?.try_into().map_err(|_| CursorError)?)),
+            [WITH_PASSING] => {
+                Some(u32::from_be_bytes(take(&mut input, 4)?.try_into().map_err(|_| CursorError)?))
+            }
             _ => return Err(CursorError),
         };
         let mut places = Vec::new();
@@ -147,11 +152,17 @@ mod tests {
     fn cursors_survive_the_wire() {
         for node in [None, Some(7)] {
             let passing = if node.is_some() { 300 } else { 0 };
-            let places =
-                vec![place("a", 0, passing), place(&"b".repeat(200), MAX_SEQ, passing), place("c:d", 127, passing)];
+            let places = vec![
+                place("a", 0, passing),
+                place(&"b".repeat(200), MAX_SEQ, passing),
+                place("c:d", 127, passing),
+            ];
             let cursor = CursorString { node, places };
             let text = encode(&cursor);
-            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{text}");
+            assert!(
+                text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'),
+                "{text}"
+            );
             assert_eq!(CursorString::parse(&text), Ok(cursor));
         }
     }

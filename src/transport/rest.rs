@@ -66,9 +66,9 @@ pub fn presence(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
 /// # Errors
 /// The refusal.
 pub fn ticket(call: &Call) -> Result<Answer, Fault> {
-    let who = call
-        .identify()?
-        .ok_or_else(|| Fault::new(Kind::AuthenticationRequired, "a ticket is made of a token: Authorization: Bearer"))?;
+    let who = call.identify()?.ok_or_else(|| {
+        Fault::new(Kind::AuthenticationRequired, "a ticket is made of a token: Authorization: Bearer")
+    })?;
     call.edge.quotas.of(&who).request()?;
     let ticket = call.edge.tickets.issue(who)?;
     let expires_in = TICKET_LIFETIME.as_secs();
@@ -87,7 +87,8 @@ pub async fn demo_token(call: &Call, body: HttpIncoming) -> Result<Answer, Fault
     call.origin().admit()?;
     let config = &call.edge.config;
     let secret = config.auth.hs256_secret.as_deref().filter(|_| config.development);
-    let secret = secret.ok_or_else(|| Fault::new(Kind::NotFound, "tokens are made in development mode only"))?;
+    let secret =
+        secret.ok_or_else(|| Fault::new(Kind::NotFound, "tokens are made in development mode only"))?;
     let body = read_body(body, 1024, config.listen.request_timeout).await?;
     let wish: Wish = serde_json::from_slice(&body).map_err(|error| Fault::malformed(error.to_string()))?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

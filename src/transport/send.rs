@@ -31,7 +31,8 @@ const BODY_FACTOR: usize = 16;
 pub async fn send(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
     let caller = call.caller(Transport::Http)?;
     let limits = &call.edge.config.limits;
-    let body = read_body(body, limits.message_bytes * BODY_FACTOR, call.edge.config.listen.request_timeout).await?;
+    let body =
+        read_body(body, limits.message_bytes * BODY_FACTOR, call.edge.config.listen.request_timeout).await?;
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let mut answers: Vec<Bytes> = Vec::new();
     if is_array {
@@ -52,7 +53,8 @@ pub async fn send(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
         }
     } else {
         let key = idempotency_key(call)?;
-        let answer = serve(&caller, &body, limits.message_bytes, key).await.map_err(|rejected| rejected.fault)?;
+        let answer =
+            serve(&caller, &body, limits.message_bytes, key).await.map_err(|rejected| rejected.fault)?;
         answers.extend(answer);
     }
     call.edge.metrics.sent(Transport::Http, answers.len() as u64);

@@ -16,8 +16,8 @@ use crate::bus::Accepted;
 use crate::channel::{ChannelName, MessageId, Page, Position, Publication, Resume};
 use crate::close::{Fault, Kind};
 use crate::envelope::{
-    self, ConnectionEstablished, HistoryPage, Incoming, Join, LimitsNotice, MessageAck, PresenceState, Request,
-    RoomJoined, Start,
+    self, ConnectionEstablished, HistoryPage, Incoming, Join, LimitsNotice, MessageAck, PresenceState,
+    Request, RoomJoined, Start,
 };
 use crate::metrics::Transport;
 use crate::presence::Lease;
@@ -35,7 +35,6 @@ pub struct Caller {
     pub transport: Transport,
 }
 
-
 impl Caller {
     /// Serves one request that needs no transport of its own; `subscriptions` are the connection's, where there is
     /// one. `None` where the protocol has no answer. Without `correlation_id` a publish is answered only if
@@ -51,7 +50,9 @@ impl Caller {
     ) -> Result<Option<Bytes>, Fault> {
         let id = incoming.correlation_id.as_deref();
         match incoming.request {
-            Request::Auth { .. } => Err(Fault::malformed("auth is for a WebSocket; here the token is a header")),
+            Request::Auth { .. } => {
+                Err(Fault::malformed("auth is for a WebSocket; here the token is a header"))
+            }
             Request::Join(join) => {
                 let subscriptions = subscriptions.ok_or_else(not_here)?;
                 self.join(subscriptions, &join, None, Lease::Stream, id).map(Some)
@@ -126,7 +127,8 @@ impl Caller {
         let Position { epoch, seq } = joined.position;
         let cursor = subscriptions.cursor_string(None);
         let channel = join.channel.as_str();
-        let payload = RoomJoined { channel, epoch, seq, cursor: &cursor, recovered: joined.recovered, presence };
+        let payload =
+            RoomJoined { channel, epoch, seq, cursor: &cursor, recovered: joined.recovered, presence };
         Ok(envelope::encode("room_joined", &payload, correlation_id))
     }
 
@@ -248,7 +250,12 @@ pub fn ack(channel: &ChannelName, accepted: Accepted) -> MessageAck<'_> {
 
 /// `history_page`'s payload.
 pub fn history_page<'a>(channel: &'a ChannelName, page: &'a Page) -> HistoryPage<'a> {
-    HistoryPage { channel: channel.as_str(), epoch: page.head.epoch, messages: &page.messages, more: page.more }
+    HistoryPage {
+        channel: channel.as_str(),
+        epoch: page.head.epoch,
+        messages: &page.messages,
+        more: page.more,
+    }
 }
 
 fn not_here() -> Fault {

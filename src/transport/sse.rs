@@ -152,7 +152,9 @@ impl SseBody {
         if let Some((at, retry)) = self.leave
             && at <= now
         {
-            return Some(self.end(&Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry)));
+            return Some(
+                self.end(&Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry)),
+            );
         }
         if self.expires.is_some_and(|at| at <= now) {
             return Some(self.end(&Fault::new(Kind::AuthenticationFailed, "the token has expired")));

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use super::cursor_string::CursorString;
 use super::edge::Edge;
 use crate::auth::Identity;
-use crate::channel::{Channel, ChannelName, Cursor, Gap, GapReason, Item, Message, Position, Resume, Viewer, Wake, Watch};
+use crate::channel::{
+    Channel, ChannelName, Cursor, Gap, GapReason, Item, Message, Position, Resume, Viewer, Wake, Watch,
+};
 use crate::close::{Fault, Kind};
 use crate::config::SlowConsumer;
 use crate::envelope::{self, PresenceState};
@@ -116,13 +118,18 @@ impl Subscriptions {
     ) -> Result<Joined, Fault> {
         let settings = edge.hub.settings(name);
         if !who.may_join(name, settings) {
-            return Err(Fault::new(Kind::Forbidden, "no grant to join this channel").in_channel(name.as_str()));
+            return Err(
+                Fault::new(Kind::Forbidden, "no grant to join this channel").in_channel(name.as_str())
+            );
         }
         let known = self.find(name);
         if known.is_none() && self.joined.len() >= edge.config.limits.channels_per_connection {
-            return Err(Fault::new(Kind::TooManyChannels, "this connection has joined as many channels as it may")
-                .with_limit("limits.channels_per_connection")
-                .in_channel(name.as_str()));
+            return Err(Fault::new(
+                Kind::TooManyChannels,
+                "this connection has joined as many channels as it may",
+            )
+            .with_limit("limits.channels_per_connection")
+            .in_channel(name.as_str()));
         }
         let channel = match known {
             Some(index) => Arc::clone(self.joined[index].channel()),
@@ -200,7 +207,9 @@ impl Subscriptions {
             if !self.joined[index].has_news() {
                 continue;
             }
-            if given >= budget || self.read_one(edge, user_id, index, budget - given, &mut given, &mut take)? {
+            if given >= budget
+                || self.read_one(edge, user_id, index, budget - given, &mut given, &mut take)?
+            {
                 self.turn = index;
                 return Ok(true);
             }

@@ -96,7 +96,9 @@ impl Call {
     /// Whether the answer goes to an `EventSource`, which gives up for good on any status but 200.
     pub fn wants_event_stream(&self) -> bool {
         let accepts = self.head.headers.get_all(header::ACCEPT);
-        accepts.into_iter().any(|accept| accept.as_bytes().windows(17).any(|part| part == b"text/event-stream"))
+        accepts
+            .into_iter()
+            .any(|accept| accept.as_bytes().windows(17).any(|part| part == b"text/event-stream"))
     }
 
     /// Origin, quota and token, in this order: who it is, if somebody.
@@ -127,7 +129,10 @@ impl Call {
                 Arc::new(Identity::guest_of_address(self.address, &self.edge.guest_salt))
             }
             (None, AuthMode::Required) => {
-                return Err(Fault::new(Kind::AuthenticationRequired, "a token is needed, e.g. Authorization: Bearer"));
+                return Err(Fault::new(
+                    Kind::AuthenticationRequired,
+                    "a token is needed, e.g. Authorization: Bearer",
+                ));
             }
         };
         Ok(Caller { edge: Arc::clone(&self.edge), who, client_id: Uuid::new_v4(), transport })
@@ -180,7 +185,9 @@ impl Call {
     }
 
     fn credential(&self, origin: &Origin<'_>) -> Result<Option<Arc<Identity>>, AuthError> {
-        let Some(credential) = auth::find(&self.head.headers, self.head.uri.query())? else { return Ok(None) };
+        let Some(credential) = auth::find(&self.head.headers, self.head.uri.query())? else {
+            return Ok(None);
+        };
         let secret = credential.secret.expose();
         match credential.source {
             Source::Ticket => self.edge.tickets.redeem(secret).map(Some).ok_or(AuthError::Ticket),

@@ -11,7 +11,12 @@ use crate::envelope;
 use crate::transport::Edge;
 
 /// Serves one connection until it ends.
-pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(edge: &Edge, stream: S, unread: Bytes, refusal: Option<Fault>) {
+pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
+    edge: &Edge,
+    stream: S,
+    unread: Bytes,
+    refusal: Option<Fault>,
+) {
     let limits = &edge.config.limits;
     let (mut wire, mut fed) = Wire::new(stream, &unread, limits.message_bytes, limits.queue_bytes);
     if let Some(fault) = refusal {

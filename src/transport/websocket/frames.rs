@@ -180,7 +180,8 @@ mod tests {
         let mut reader = FrameReader::new(100);
         let mut arrived = Vec::new();
         let unmasked = [0x81, 1, b'x'];
-        let fault = reader.feed(&[frame(0x81, b"good"), unmasked.to_vec()].concat(), &mut arrived).unwrap_err();
+        let fault =
+            reader.feed(&[frame(0x81, b"good"), unmasked.to_vec()].concat(), &mut arrived).unwrap_err();
         assert_eq!(arrived, [Inbound::Text("good".into())]);
         assert_eq!(fault.code(), 1002);
     }

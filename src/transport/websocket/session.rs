@@ -33,7 +33,12 @@ const BATCH_BYTES: usize = 16 * 1024;
 const VIOLATIONS_MAX: u8 = 10;
 
 /// Serves one connection until it ends.
-pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(edge: Arc<Edge>, upgrade: Upgrade, stream: S, unread: Bytes) {
+pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    edge: Arc<Edge>,
+    upgrade: Upgrade,
+    stream: S,
+    unread: Bytes,
+) {
     let _active = edge.metrics.connection(Transport::WebSocket);
     let limits = &edge.config.limits;
     let (wire, fed) = Wire::new(stream, &unread, limits.message_bytes, limits.queue_bytes);
@@ -132,7 +137,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// The first envelopes: who the client is, and what its query asked for.
-    fn open(&mut self, who: Result<Option<Arc<Identity>>, Fault>, opening: Result<Opening, Fault>) -> Result<(), Fault> {
+    fn open(
+        &mut self,
+        who: Result<Option<Arc<Identity>>, Fault>,
+        opening: Result<Opening, Fault>,
+    ) -> Result<(), Fault> {
         let who = who?;
         self.say(&Caller::established(&self.edge, self.client_id, who.as_deref()));
         match opening {
@@ -293,7 +302,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             transport: Transport::WebSocket,
         };
         match &incoming.request {
-            Request::Message { .. } | Request::TypingStart(_) | Request::TypingStop(_) => self.quota.message(who)?,
+            Request::Message { .. } | Request::TypingStart(_) | Request::TypingStop(_) => {
+                self.quota.message(who)?
+            }
             _ => self.quota.request()?,
         }
         caller.serve(incoming, Some(&mut self.subscriptions), false).await
@@ -323,7 +334,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         for channel in left {
             let fault = Fault::new(Kind::Forbidden, "the new token does not grant this channel");
             self.refuse(fault.in_channel(channel.as_str()), None)?;
-            self.say(&envelope::encode("room_left", &serde_json::json!({ "channel": channel.as_str() }), None));
+            self.say(&envelope::encode(
+                "room_left",
+                &serde_json::json!({ "channel": channel.as_str() }),
+                None,
+            ));
         }
         let Some(opening) = self.opening.take() else { return Ok(()) };
         let (edge, client_id) = (Arc::clone(&self.edge), self.client_id);

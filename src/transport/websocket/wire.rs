@@ -59,7 +59,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     ///
     /// # Errors
     /// What is wrong with those bytes.
-    pub fn new(stream: S, unread: &Bytes, message_bytes: usize, queue_bytes: usize) -> (Self, Result<(), Loss>) {
+    pub fn new(
+        stream: S,
+        unread: &Bytes,
+        message_bytes: usize,
+        queue_bytes: usize,
+    ) -> (Self, Result<(), Loss>) {
         let mut wire = Self {
             stream,
             reader: FrameReader::new(message_bytes),
@@ -77,7 +82,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// # Errors
     /// [`Loss`], after which only [`Wire::goodbye`] makes sense.
     pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<Turn, Loss>> {
-        if (!self.outbox.is_empty() || self.flushing) && self.poll_write(context).map_err(Loss::Io)?.is_ready() {
+        if (!self.outbox.is_empty() || self.flushing)
+            && self.poll_write(context).map_err(Loss::Io)?.is_ready()
+        {
             return Poll::Ready(Ok(Turn::Written));
         }
         if self.outbox.len() >= self.queue_bytes {
