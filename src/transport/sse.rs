@@ -194,12 +194,3 @@ fn push_event(chunk: &mut Vec<u8>, id: Option<&str>, json: &[u8]) {
     chunk.extend_from_slice(json);
     chunk.extend_from_slice(b"\n\n");
 }
-
-impl Drop for SseBody {
-    fn drop(&mut self) {
-        let Caller { edge, who, client_id, .. } = &self.caller;
-        for channel in self.subscriptions.channels() {
-            edge.typing.gone(channel.name(), &who.user_id, *client_id);
-        }
-    }
-}
