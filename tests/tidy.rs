@@ -24,10 +24,10 @@ const LAYERS: &str = "
     channel   |                        | the core: logs and cursors, without I/O and without surroundings
     envelope  | channel close          | the wire's form of positions and endings, and of nothing else
     bus       | channel close envelope | moves publications into logs; who reads them is not its business
-    hub       | bus channel config     | name to channel; it does not know that there are clients
+    hub       | bus channel close config | name to channel; it does not know that there are clients
     metrics   | close                  | counters by transport, code and reason: no users, no channels
-    quota     | close config           | a rate is decided from a key and a clock
-    auth      | channel close config   | a token becomes a session; of channels it knows the names
+    auth      | channel close config   | a token becomes an identity; of channels it knows the names
+    quota     | auth close config      | a rate is decided from who asks, from where, and a clock
     presence  | channel config envelope hub | who is there; it publishes like anybody, it does not deliver
     transport | auth bus channel close config envelope hub metrics presence quota | moves cursors to clients
     admin     | config hub metrics     | looks on from its own listener and changes nothing
@@ -38,7 +38,8 @@ const LAYERS: &str = "
     main      | commands config metrics server | logs, configuration, the command, the exit code
 ";
 
-/// Dependencies that have a place: crate or `crate::module`, the modules that may name it, why.
+/// Dependencies that have a place: crate or `crate::module`, the modules that may name it, why. Unit tests may
+/// name any: what they use to make an input says nothing about the module.
 const CRATES: &str = "
     hyper             | admin auth commands demo server transport | HTTP begins above the hub
     hyper_util        | admin commands server transport           | HTTP begins above the hub
@@ -188,6 +189,12 @@ fn the_rules_bite() {
     assert_eq!(found(dependencies, "src/hub.rs", "use anyhow; fn f(x: ::async_nats::Client) {}"), 2);
     assert_eq!(found(dependencies, "src/bus/nats.rs", "use async_nats::Client; use crate::hyper::x;"), 0);
 
+    assert_eq!(found(dependencies, "src/hub/tests.rs", "use toml::Table;"), 0);
+    assert_eq!(
+        found(dependencies, "src/hub.rs", "use toml::Table;\n#[cfg(test)]\nmod tests { use rcgen::x; }"),
+        1
+    );
+
     let body = "x();\n".repeat(FUNCTION_LINES);
     assert_eq!(found(sizes, "src/hub.rs", &format!("fn f(a: [u8; 2]) {{\n{body}}}")), 0);
     assert_eq!(found(sizes, "src/hub.rs", &format!("fn f(a: [u8; 2]) {{\n{body}y();\n}}")), 1);
@@ -202,6 +209,10 @@ fn the_rules_bite() {
     assert_eq!(
         found(leftovers, "a.md", concat!("a TO", "DO here\nsee `/home", "/ann/x`, not https://x/home/ann/x")),
         2
+    );
+    assert_eq!(
+        found(shortcuts, "src/a/mod.rs", "mod log; mod tests; #[cfg(test)] #[expect(x)]\nmod testing;"),
+        1
     );
     assert_eq!(found(leftovers, "p/package-lock.json", "  \"resolved\": \"https://r/x.tgz\","), 1);
 
@@ -241,10 +252,11 @@ fn arrows(file: &Source) -> Vec<String> {
 fn dependencies(file: &Source) -> Vec<String> {
     let Some(module) = file.top_level() else { return Vec::new() };
     let mut problems = Vec::new();
+    let production = file.production();
     let foreign = rows(CRATES).filter(|(_, allowed, _)| !allowed.contains(&module.as_str()));
     for (dependency, allowed, because) in foreign {
         let (name, inner) = dependency.split_once("::").map_or((dependency, None), |(a, b)| (a, Some(b)));
-        for at in file.path_roots(name) {
+        for at in file.path_roots(name).filter(|at| *at < production) {
             let path = file.code[at + name.len()..].strip_prefix("::");
             let named = match inner {
                 Some(inner) => path.is_some_and(|path| first_segments(path).contains(&inner)),
@@ -287,7 +299,10 @@ fn shortcuts(file: &Source) -> Vec<String> {
     let places = banned
         .iter()
         .flat_map(|(what, instead)| file.code.match_indices(what).map(move |(at, _)| (at, what, instead)));
-    places.map(|(at, what, instead)| format!("{}: `{what}`: {instead}", file.line(at))).collect()
+    let said = places.map(|(at, what, instead)| format!("{}: `{what}`: {instead}", file.line(at)));
+    let shipped =
+        file.shipped_tests().into_iter().map(|at| format!("{}: not under `#[cfg(test)]`", file.line(at)));
+    said.chain(shipped).collect()
 }
 
 fn leftovers(file: &Source) -> Vec<String> {
