@@ -17,20 +17,21 @@ const FUNCTION_LINES: usize = 70;
 const DOCUMENT_LINES: &[(&str, usize)] = &[("ARCHITECTURE.md", 150), ("README.md", 200)];
 
 /// The modules of `src/`, lowest first: name, what it may use of the others, why that and no more.
-/// A row names only rows above it: no cycle, and one order to read the code in.
+/// A row names only rows above it: no cycle, and one order to read the code in. A module's unit tests may set
+/// their scene with whatever is above its row.
 const LAYERS: &str = "
     close     |                        | the catalogue of endings is data: all read it, it reads nobody
     config    |                        | settings are parsed once and know nothing of what they set
     channel   |                        | the core: logs and cursors, without I/O and without surroundings
     envelope  | channel close          | the wire's form of positions and endings, and of nothing else
     bus       | channel close envelope | moves publications into logs; who reads them is not its business
-    hub       | bus channel config     | name to channel; it does not know that there are clients
-    metrics   | close                  | counters by transport, code and reason: no users, no channels
-    quota     | close config           | a rate is decided from a key and a clock
-    auth      | channel close config   | a token becomes a session; of channels it knows the names
+    hub       | bus channel close config | name to channel; it does not know that there are clients
+    metrics   | channel close          | counters by transport, code and reason: no users, no names
+    auth      | channel close config   | a token becomes an identity; of channels it knows the names
+    quota     | auth close config      | a rate is decided from who asks, from where, and a clock
     presence  | channel config envelope hub | who is there; it publishes like anybody, it does not deliver
     transport | auth bus channel close config envelope hub metrics presence quota | moves cursors to clients
-    admin     | config hub metrics     | looks on from its own listener and changes nothing
+    admin     | close config hub metrics | looks on from its own listener and changes nothing
     demo      | config                 | pages that speak the public wire like anybody else
     server    | admin auth bus channel close config demo envelope hub metrics presence quota transport | owns \
                 the sockets from accept to close
@@ -38,7 +39,8 @@ const LAYERS: &str = "
     main      | commands config metrics server | logs, configuration, the command, the exit code
 ";
 
-/// Dependencies that have a place: crate or `crate::module`, the modules that may name it, why.
+/// Dependencies that have a place: crate or `crate::module`, the modules that may name it, why. Unit tests may
+/// name any: what they use to make an input says nothing about the module.
 const CRATES: &str = "
     hyper             | admin auth commands demo server transport | HTTP begins above the hub
     hyper_util        | admin commands server transport           | HTTP begins above the hub
@@ -57,7 +59,7 @@ const CRATES: &str = "
     tokio::net        | admin bus commands server transport | no sockets in the core
     tokio::io         | admin bus commands server transport | no streams in the core
     tokio::fs         | auth commands config main server    | no files in the core
-    std::fs           | auth commands config main server    | no files in the core
+    std::fs           | auth commands config main metrics server | no files in the core; metrics reads /proc
 ";
 
 /// The rows of such a table.
@@ -174,6 +176,7 @@ fn the_rules_bite() {
         found(arrows, "src/hub.rs", "mod tests { use super::*; use super::super::server::Server; }"),
         1
     );
+    assert_eq!(found(arrows, "src/admin/tests.rs", "use crate::{bus::Bus, server::Server};"), 1);
     assert_eq!(found(arrows, "src/bus/mod.rs", "pub(in crate::bus) fn f() -> crate::Channel {}"), 1);
     assert_eq!(found(arrows, "src/invented.rs", ""), 1);
     assert_eq!(found(arrows, "src/main.rs", "use tidegate::hub::Hub; use tidegate::config::Config;"), 1);
@@ -187,6 +190,12 @@ fn the_rules_bite() {
     );
     assert_eq!(found(dependencies, "src/hub.rs", "use anyhow; fn f(x: ::async_nats::Client) {}"), 2);
     assert_eq!(found(dependencies, "src/bus/nats.rs", "use async_nats::Client; use crate::hyper::x;"), 0);
+
+    assert_eq!(found(dependencies, "src/hub/tests.rs", "use toml::Table;"), 0);
+    assert_eq!(
+        found(dependencies, "src/hub.rs", "use toml::Table;\n#[cfg(test)]\nmod tests { use rcgen::x; }"),
+        1
+    );
 
     let body = "x();\n".repeat(FUNCTION_LINES);
     assert_eq!(found(sizes, "src/hub.rs", &format!("fn f(a: [u8; 2]) {{\n{body}}}")), 0);
@@ -202,6 +211,10 @@ fn the_rules_bite() {
     assert_eq!(
         found(leftovers, "a.md", concat!("a TO", "DO here\nsee `/home", "/ann/x`, not https://x/home/ann/x")),
         2
+    );
+    assert_eq!(
+        found(shortcuts, "src/a/mod.rs", "mod log; mod tests; #[cfg(test)] #[expect(x)]\nmod testing;"),
+        1
     );
     assert_eq!(found(leftovers, "p/package-lock.json", "  \"resolved\": \"https://r/x.tgz\","), 1);
 
@@ -231,8 +244,12 @@ fn arrows(file: &Source) -> Vec<String> {
     let Some((_, may_use, because)) = rows(LAYERS).find(|(name, ..)| *name == module) else {
         return vec![format!("{}: `{module}` has no row in LAYERS, tests/tidy.rs: place it", file.shown())];
     };
+    let below: Vec<&str> = rows(LAYERS).map(|(name, ..)| name).take_while(|name| *name != module).collect();
     let uses = file.uses_from_the_root();
-    let upward = uses.iter().filter(|(_, used)| *used != module && !may_use.contains(&used.as_str()));
+    let upward = uses.iter().filter(|(at, used)| {
+        let allowed = if *at < file.production() { &may_use } else { &below };
+        *used != module && !allowed.contains(&used.as_str())
+    });
     let said =
         upward.map(|(at, used)| format!("{}: `{module}` may not use `{used}`: {because}", file.line(*at)));
     said.collect()
@@ -241,10 +258,11 @@ fn arrows(file: &Source) -> Vec<String> {
 fn dependencies(file: &Source) -> Vec<String> {
     let Some(module) = file.top_level() else { return Vec::new() };
     let mut problems = Vec::new();
+    let production = file.production();
     let foreign = rows(CRATES).filter(|(_, allowed, _)| !allowed.contains(&module.as_str()));
     for (dependency, allowed, because) in foreign {
         let (name, inner) = dependency.split_once("::").map_or((dependency, None), |(a, b)| (a, Some(b)));
-        for at in file.path_roots(name) {
+        for at in file.path_roots(name).filter(|at| *at < production) {
             let path = file.code[at + name.len()..].strip_prefix("::");
             let named = match inner {
                 Some(inner) => path.is_some_and(|path| first_segments(path).contains(&inner)),
@@ -287,7 +305,10 @@ fn shortcuts(file: &Source) -> Vec<String> {
     let places = banned
         .iter()
         .flat_map(|(what, instead)| file.code.match_indices(what).map(move |(at, _)| (at, what, instead)));
-    places.map(|(at, what, instead)| format!("{}: `{what}`: {instead}", file.line(at))).collect()
+    let said = places.map(|(at, what, instead)| format!("{}: `{what}`: {instead}", file.line(at)));
+    let shipped =
+        file.shipped_tests().into_iter().map(|at| format!("{}: not under `#[cfg(test)]`", file.line(at)));
+    said.chain(shipped).collect()
 }
 
 fn leftovers(file: &Source) -> Vec<String> {

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Folders that hold nothing of ours.
 const IGNORED: &[&str] = &["target", "node_modules", "__pycache__", ".git", ".venv", ".pytest_cache"];
 
+/// What modules of unit tests are called.
+const TESTS: &[&str] = &["tests", "testing"];
+
 /// A file and, for Rust, the same text with comments and the insides of literals blanked, byte for byte.
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
@@ -41,6 +44,25 @@ impl Source {
         let inside = self.path.strip_prefix("src").ok()?;
         let first = inside.components().next()?.as_os_str().to_str()?.trim_end_matches(".rs").to_owned();
         (first != "lib").then_some(first)
+    }
+
+    /// Where the code ends that is part of the product: unit tests come last, or in a file of that name.
+    pub(crate) fn production(&self) -> usize {
+        if self.path.file_stem().is_some_and(|stem| TESTS.iter().any(|name| stem == *name)) {
+            return 0;
+        }
+        self.test_modules().next().unwrap_or(self.code.len())
+    }
+
+    /// Where `src/` declares a module of tests without `#[cfg(test)]`.
+    pub(crate) fn shipped_tests(&self) -> Vec<usize> {
+        let item = |at: usize| &self.code[self.code[..at].rfind([';', '}']).map_or(0, |end| end + 1)..at];
+        let shipped = self.test_modules().filter(|at| !item(*at).contains("#[cfg(test)]"));
+        shipped.filter(|_| self.top_level().is_some()).collect()
+    }
+
+    fn test_modules(&self) -> impl Iterator<Item = usize> + '_ {
+        self.words("mod").filter(|at| TESTS.contains(&ident(self.code[at + 3..].trim_start())))
     }
 
     /// Files that a `mod name;` line here may mean; those that do not exist are the compiler's business.
