@@ -1,5 +1,5 @@
 //! Finds the one credential a request presents, wherever a client of its kind can put one: backends use a header,
-//! browsers' WebSockets a subprotocol, a ticket, a query or a cookie. Called once per request or handshake; verifies
+//! a browser's WebSocket a subprotocol, a ticket, a query or a cookie. Called once per request or handshake; verifies
 //! nothing.
 
 use std::fmt;

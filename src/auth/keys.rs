@@ -70,7 +70,7 @@ struct Key {
     /// `None`: may be the key of any token of its algorithm.
     id: Option<String>,
     algorithm: Algorithm,
-    key: DecodingKey,
+    verifier: DecodingKey,
 }
 
 impl Keys {
@@ -85,7 +85,7 @@ impl Keys {
                 return Err(KeyError::ShortSecret(secret.len()));
             }
             let key = DecodingKey::from_secret(secret.as_bytes());
-            keys.push(Key { id: None, algorithm: Algorithm::HS256, key });
+            keys.push(Key { id: None, algorithm: Algorithm::HS256, verifier: key });
         }
         if let Some(path) = &settings.jwks_file {
             let of_file = read("auth.jwks_file", path).and_then(|text| {
@@ -125,7 +125,7 @@ impl Keys {
         if candidates.peek().is_none() {
             return Err(AuthError::UnknownKey);
         }
-        let fits = |key: &Key| crypto::verify(signature, message.as_bytes(), &key.key, algorithm);
+        let fits = |key: &Key| crypto::verify(signature, message.as_bytes(), &key.verifier, algorithm);
         if candidates.any(|key| matches!(fits(key), Ok(true))) {
             Ok(())
         } else {
@@ -211,7 +211,7 @@ fn from_jwk(jwk: &Jwk) -> Result<Option<Key>, String> {
     let named = |reason: &str| format!("the key {:?} {reason}", id.as_deref().unwrap_or("without kid"));
     let key = DecodingKey::from_jwk(jwk).map_err(|_| named("is not base64url"))?;
     check(&key, algorithm).map_err(|reason| named(&reason))?;
-    Ok(Some(Key { id, algorithm, key }))
+    Ok(Some(Key { id, algorithm, verifier: key }))
 }
 
 /// A public key as `openssl pkey -pubout` writes it.
@@ -233,7 +233,7 @@ fn parse_pem(text: &str) -> Result<Key, String> {
     let jwk = Jwk::from_decoding_key(&key, Some(algorithm)).map_err(|_| format!("is not {WANTED}"))?;
     let key = DecodingKey::from_jwk(&jwk).map_err(|_| format!("is not {WANTED}"))?;
     check(&key, algorithm).map_err(|reason| format!("the key {reason}"))?;
-    Ok(Key { id: None, algorithm, key })
+    Ok(Key { id: None, algorithm, verifier: key })
 }
 
 /// What the cryptography underneath would find out only with the first token, or not at all.

@@ -50,6 +50,38 @@ fn every_algorithm_verifies_by_jwks_and_by_pem() {
     assert_eq!(edge.verify(&hs256_by(&[7; 32], &bob())).unwrap_err(), AuthError::BadSignature);
 }
 
+/// Signed by others: the examples of RFC 7515 §A.2 and §A.3. They name no subject, which is found out only after their
+/// signature was found good and before their `exp` of 2011.
+#[test]
+fn the_standard_s_own_examples_verify() {
+    const PAYLOAD: &str =
+        "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+    let rsa = json!({"kty": "RSA", "e": "AQAB", "n": concat!(
+        "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-",
+        "pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2Ca",
+        "pHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb5",
+        "4h4FRWyuXpoQ",
+    )});
+    let ec = json!({"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+        "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"});
+    let rs256 = concat!(
+        "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7",
+        "t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi1",
+        "2jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGl",
+        "UPQGe77Rw",
+    );
+    let es256 = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+    let edge = of_jwks(&[rsa, ec]);
+    for (header, signature) in [("eyJhbGciOiJSUzI1NiJ9", rs256), ("eyJhbGciOiJFUzI1NiJ9", es256)] {
+        let token = format!("{header}.{PAYLOAD}.{signature}");
+        let verify_at = |seconds| {
+            edge.verify_at(&token, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap_err()
+        };
+        assert_eq!(verify_at(1_300_819_379), AuthError::Missing("sub"));
+        assert_eq!(verify_at(1_300_819_380), AuthError::Expired);
+    }
+}
+
 #[test]
 fn a_key_of_the_same_algorithm_but_not_ours_signs_nothing() {
     for (ours, theirs) in [(Signer::ec(), Signer::ec()), (Signer::ed(), Signer::ed())] {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::CONNECTIONS;
 use crate::close::Fault;
 
 /// When to come again for somebody whose address has too many connections open. Nobody knows when one of them ends;
@@ -34,7 +35,7 @@ impl Network {
         }
     }
 
-    /// In ffff::/16, which is multicast and never anybody's source (RFC 4291 §2.7).
+    /// In `ffff::/16`, which is multicast and never anybody's source (RFC 4291 §2.7).
     fn of_v4(address: u32) -> Self {
         Self(0xffff_0000_0000_0000 | u64::from(address))
     }
@@ -54,8 +55,6 @@ pub struct IpPermit {
     network: Network,
 }
 
-const LIMIT: &str = "quota.connections_per_ip";
-
 impl Connections {
     pub(super) fn new(limit: u32) -> Arc<Self> {
         Arc::new(Self { limit, open: Mutex::new(HashMap::new()) })
@@ -74,7 +73,7 @@ impl Connections {
         };
         let permit = IpPermit { connections: Arc::clone(self), network };
         let is_over = self.limit != 0 && count > self.limit;
-        Some((permit, if is_over { Err(Fault::rate_limited(LIMIT, COME_AGAIN)) } else { Ok(()) }))
+        Some((permit, if is_over { Err(Fault::rate_limited(CONNECTIONS, COME_AGAIN)) } else { Ok(()) }))
     }
 
     pub(super) fn shrink(&self) {
@@ -131,7 +130,7 @@ mod tests {
                 Ok(()) => assert!(expected_ok),
                 Err(fault) => {
                     assert!(!expected_ok);
-                    assert_eq!((fault.limit, fault.retry_after), (Some(LIMIT), Some(COME_AGAIN)));
+                    assert_eq!((fault.limit, fault.retry_after), (Some(CONNECTIONS), Some(COME_AGAIN)));
                 }
             }
         }

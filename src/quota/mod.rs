@@ -123,7 +123,7 @@ impl Quotas {
         self.keyed(user_id, &self.0.user_messages)
     }
 
-    /// The quota of a backend, over HTTP and all its WebSockets.
+    /// The quota of a backend, over HTTP and every WebSocket of it.
     pub fn server(&self, user_id: &str) -> UserQuota<'_> {
         self.keyed(user_id, &self.0.server_messages)
     }
