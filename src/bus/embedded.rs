@@ -1,7 +1,7 @@
 //! The bus of a single node, in memory: the reference for every other one. A restart begins a new epoch.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -68,11 +68,10 @@ impl EmbeddedBus {
 
     /// 128 bits of two keyed hashes, so that nobody can find two ids that collide.
     fn id(&self, publication: &Publication) -> u128 {
-        let [high, low] = self.keys.each_ref().map(|key| {
-            let mut hasher = key.build_hasher();
-            (&publication.channel, &publication.sender_id, &publication.message_id).hash(&mut hasher);
-            hasher.finish()
-        });
+        let [high, low] = self
+            .keys
+            .each_ref()
+            .map(|key| key.hash_one((&publication.channel, &publication.sender_id, &publication.message_id)));
         u128::from(high) << 64 | u128::from(low)
     }
 }

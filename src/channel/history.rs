@@ -36,8 +36,7 @@ impl Channel {
         let log = self.log.read();
         let head = log.head();
         match resume {
-            Resume::Live => (Cursor::at(&log, head.seq), None),
-            Resume::History(0) => (Cursor::at(&log, head.seq), None),
+            Resume::Live | Resume::History(0) => (Cursor::at(&log, head.seq), None),
             Resume::History(newest) => {
                 let first = self.history_start(&log, now).max(log.messages.len().saturating_sub(newest));
                 let seq = log.messages.get(first).map_or(head.seq, |message| message.prev.max(log.floor()));

@@ -124,6 +124,9 @@ pub fn gap(channel: &str, gap: &Gap) -> Bytes {
 }
 
 /// A `typing_start` or `typing_stop` of that user's connection.
+///
+/// # Panics
+/// Never: its payload is JSON.
 pub fn typing(start: bool, channel: &str, user_id: &str, client_id: Uuid) -> Bytes {
     #[derive(Serialize)]
     struct Payload<'a> {

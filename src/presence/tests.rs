@@ -98,7 +98,7 @@ async fn typing_ends_by_itself_after_5_s_of_silence() {
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null", "typing_start alice null"]);
     pass(&roster, &typing, Duration::from_millis(1001)).await;
     assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
-    pass(&roster, &typing, Duration::from_secs(60)).await;
+    pass(&roster, &typing, Duration::from_mins(1)).await;
     assert_eq!(told(&channel, &mut cursor), [""; 0]);
 }
 

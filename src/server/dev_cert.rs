@@ -117,7 +117,7 @@ fn parameters(now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     parameters.not_before = date_time_ymd(1970, 1, 1) + since_epoch.saturating_sub(BEHIND);
     // RFC 5280 §4.1.2.5: the last second belongs to it.
-    parameters.not_after = parameters.not_before + (LIFE - Duration::from_secs(1));
+    parameters.not_after = parameters.not_before + LIFE.saturating_sub(Duration::from_secs(1));
     parameters.distinguished_name.push(DnType::CommonName, "Tidegate development");
     // No authority: whoever gets hold of the key can play this machine's own names, and nobody else.
     parameters.is_ca = IsCa::ExplicitNoCa;
@@ -235,10 +235,13 @@ mod tests {
         let now = SystemTime::now();
         assert!(ensure_certificate_at(directory.path(), now).unwrap());
         let (chain, _) = pair(&directory.path().join("dev.crt"), &directory.path().join("dev.key")).unwrap();
-        let begin = now.duration_since(UNIX_EPOCH).unwrap() - BEHIND;
+        let begin = now.duration_since(UNIX_EPOCH).unwrap().saturating_sub(BEHIND);
         for name in NAMES {
             assert!(accepts(&chain[0], name, begin + Duration::from_secs(1)), "{name}");
-            assert!(accepts(&chain[0], name, begin + LIFE - Duration::from_secs(2)), "{name}");
+            assert!(
+                accepts(&chain[0], name, (begin + LIFE).saturating_sub(Duration::from_secs(2))),
+                "{name}"
+            );
             assert!(!accepts(&chain[0], name, begin + LIFE + Duration::from_secs(1)), "{name}");
         }
         assert!(!accepts(&chain[0], "example.com", begin + DAY));

@@ -47,6 +47,9 @@ impl CursorString {
     }
 
     /// As clients carry it.
+    ///
+    /// # Panics
+    /// Never: the name of a channel has at most 200 bytes.
     pub fn encode<'a>(
         node: Option<u32>,
         places: impl Iterator<Item = (&'a ChannelName, Position, u64)>,

@@ -148,7 +148,7 @@ impl Subscriptions {
         let (cursor, gap) = channel.begin(resume, edge.now());
         let cursor = passing.map_or(cursor, |passing| cursor.with_passing(passing));
         let recovered = matches!(resume, Resume::After(_)) && gap.is_none();
-        let subscription = Subscription { watch, cursor, presence, gap, member: member };
+        let subscription = Subscription { watch, cursor, presence, gap, member };
         match known {
             Some(index) => self.joined[index] = subscription,
             None => self.joined.push(subscription),
@@ -242,7 +242,7 @@ impl Subscriptions {
             *given += event.json().len();
             take(event, &Moment { joined, index, position });
         };
-        let mut tell_gap = |gap: &Gap, position: Position, give: &mut dyn FnMut(Event<'_>, Position)| {
+        let tell_gap = |gap: &Gap, position: Position, give: &mut dyn FnMut(Event<'_>, Position)| {
             edge.metrics.gap(gap.reason);
             give(Event::Gap(envelope::gap(channel.name().as_str(), gap)), position);
         };

@@ -36,7 +36,7 @@ pub struct Call {
 /// The query's parameters, decoded.
 pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl<'a> Query<'a> {
+impl Query<'_> {
     /// The first of that name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)

@@ -303,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         match &incoming.request {
             Request::Message { .. } | Request::TypingStart(_) | Request::TypingStop(_) => {
-                self.quota.message(who)?
+                self.quota.message(who)?;
             }
             _ => self.quota.request()?,
         }
