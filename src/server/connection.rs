@@ -31,7 +31,7 @@ use super::tls::Tls;
 use super::{proxy, router};
 use crate::close::{Fault, Kind};
 use crate::metrics::Stage;
-use crate::quota::Admission;
+use crate::quota::{Admission, ConnectionQuota};
 use crate::transport::Edge;
 use crate::transport::websocket::{self, Upgrade};
 
@@ -59,6 +59,8 @@ pub struct Context {
     pub tls: bool,
     /// Why it is served no more than this.
     pub refusal: Option<Fault>,
+    /// Bounds how many bad tokens it may present.
+    pub guesses: Arc<ConnectionQuota>,
     /// What the connection becomes, left here by the request that asked for it.
     pub upgrade: Mutex<Option<Upgrade>>,
     /// Requests that are being served.
@@ -110,9 +112,16 @@ pub async fn run(
     };
     debug!(connection = %id, %address, h2, "connected");
     let tls = matches!(stream, Either::Right(_));
-    let upgrade = Mutex::new(None);
-    let context =
-        Context { edge: Arc::clone(&edge), id, address, tls, refusal, upgrade, active: AtomicUsize::new(0) };
+    let context = Context {
+        edge: Arc::clone(&edge),
+        id,
+        address,
+        tls,
+        refusal,
+        guesses: Arc::new(edge.quotas.connection()),
+        upgrade: Mutex::new(None),
+        active: AtomicUsize::new(0),
+    };
     // Boxed, so that a WebSocket's task does not keep the room that HTTP needed.
     let upgraded = if h2 {
         Box::pin(serve_http2(stream, Arc::new(context), tasks)).await;

@@ -67,6 +67,7 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         connection: context.id,
         tls: context.tls,
         refusal: context.refusal.clone(),
+        guesses: Arc::clone(&context.guesses),
     };
     let mut answer = match find(&call) {
         Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route),

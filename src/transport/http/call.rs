@@ -15,6 +15,7 @@ use crate::close::{Fault, Kind};
 use crate::config::AuthMode;
 use crate::envelope::{Join, Start};
 use crate::metrics::Transport;
+use crate::quota::ConnectionQuota;
 use crate::transport::{Caller, CursorString, Edge};
 
 /// One request, before its body.
@@ -31,6 +32,8 @@ pub struct Call {
     pub tls: bool,
     /// Why its connection is served no more than this refusal.
     pub refusal: Option<Fault>,
+    /// The connection's quota for tokens that turn out bad: who guesses has no name to count under.
+    pub guesses: Arc<ConnectionQuota>,
 }
 
 /// The query's parameters, decoded.
@@ -144,7 +147,7 @@ impl Call {
             connection = %self.connection, address = %self.address, reason = error.reason(),
             "authentication failed: {error}"
         );
-        error.into()
+        self.guesses.request().err().unwrap_or_else(|| error.into())
     }
 
     /// What the query asks to join, and the cursor it carries. `Last-Event-ID` wins over `cursor`.
