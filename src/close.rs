@@ -136,7 +136,8 @@ impl Kind {
 
     /// Whether a WebSocket outlives it; the others close the connection at once.
     pub const fn is_survivable(self) -> bool {
-        self.code() == 4000 || matches!(self, Self::RateLimited)
+        self.code() == 4000
+            || matches!(self, Self::RateLimited | Self::AuthenticationRequired | Self::Overloaded)
     }
 
     /// Every kind, for tables in documents, metrics and tests.

@@ -4,6 +4,18 @@
 //! moves publications into logs. Read in the order of the modules.
 
 pub mod channel;
-pub mod close;
+pub mod bus;
+pub mod hub;
+pub mod presence;
+pub mod transport;
+pub mod server;
 pub mod commands;
+
+pub mod envelope;
+pub mod close;
+pub mod auth;
+pub mod quota;
 pub mod config;
+pub mod metrics;
+pub mod admin;
+pub mod demo;

@@ -1,5 +1,178 @@
 //! A channel is a log of messages encoded once; a subscriber is a cursor into it. No I/O here, no HTTP, no bus.
+//!
+//! ```text
+//!              floor                                 head
+//!                │                                    │
+//!   trimmed …    │  m41   m44   m45   m46   m50   m51 │      append ◀── bus
+//!                └────────────▲───────────▲───────────┘
+//!                          cursor A    cursor B              read ──▶ transport
+//! ```
 
+mod cursor;
+mod history;
+mod log;
+mod message;
 pub mod name;
+mod position;
+mod wake;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use slab::Slab;
+
+pub use cursor::{Batch, Cursor, Gap, GapReason, Item, Viewer};
+pub use history::{Page, Resume};
+pub use log::{Audience, Retention};
+pub use message::{Message, MessageId, Publication, metadata_timestamp};
 pub use name::{ChannelName, NameError};
+pub use position::{Epoch, EpochError, MAX_SEQ, Position};
+pub use wake::{Wake, Watch};
+
+use log::Log;
+
+/// How long a channel without history outlives its last subscriber: polls come and go.
+const LINGER: Duration = Duration::from_mins(1);
+
+/// One channel on this node: its log, and who wants to hear of news in it.
+pub struct Channel {
+    name: ChannelName,
+    retention: Retention,
+    log: RwLock<Log>,
+    /// Counts all that was ever appended, so that a cursor can see without a lock that there is nothing new.
+    version: AtomicU64,
+    /// When somebody last took a cursor or appended, in seconds after `created`.
+    touched: AtomicU64,
+    created: Instant,
+    watchers: Mutex<Slab<Arc<Wake>>>,
+}
+
+impl Channel {
+    /// An empty channel whose log begins after `floor`: nothing at or below that position is held.
+    pub fn new(name: ChannelName, retention: Retention, epoch: Epoch, floor: u64, now: Instant) -> Self {
+        Self {
+            name,
+            retention,
+            log: RwLock::new(Log::new(epoch, floor)),
+            version: AtomicU64::new(0),
+            touched: AtomicU64::new(0),
+            created: now,
+            watchers: Mutex::new(Slab::new()),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
+    /// What it keeps.
+    pub fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// Where the next message will be appended: the position of the newest one.
+    pub fn head(&self) -> Position {
+        self.log.read().head()
+    }
+
+    /// Appends what `encode` makes of the position before it, then wakes every watcher.
+    ///
+    /// `next_seq` and `encode` run under the log's lock, so that the order of positions is the order of the log.
+    ///
+    /// # Panics
+    /// If the new position isn't above the head: a bus that did so would break every cursor.
+    pub fn append(
+        &self,
+        now: Instant,
+        publication: &Publication,
+        next_seq: impl FnOnce() -> u64,
+    ) -> Arc<Message> {
+        let message = {
+            let mut log = self.log.write();
+            let head = log.head();
+            let seq = next_seq();
+            assert!(seq > head.seq && seq <= MAX_SEQ, "a bus gives strictly rising positions");
+            let position = Position { epoch: head.epoch, seq };
+            let message = Arc::new(Message::encode(publication, position, head.seq, now));
+            log.push(Arc::clone(&message), &self.retention);
+            message
+        };
+        self.touch(now);
+        self.wake_all();
+        message
+    }
+
+    /// Shows `json`, an envelope, to those whose cursor is live: typing, presence. Never stored, no position.
+    pub fn show(&self, now: Instant, audience: Audience, json: Bytes) {
+        self.log.write().show(now, audience, json);
+        self.wake_all();
+    }
+
+    /// Drops what the retention no longer allows.
+    pub fn trim(&self, now: Instant) {
+        self.log.write().trim(now, &self.retention);
+    }
+
+    /// Bytes that the log holds, with its own cost per message.
+    pub fn held_bytes(&self) -> usize {
+        self.log.read().bytes()
+    }
+
+    /// Whether the log holds nothing, nobody watches it, and nobody did for as long as history would have lasted.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        let touched = self.created + Duration::from_secs(self.touched.load(Ordering::Relaxed));
+        now.saturating_duration_since(touched) > self.retention.history_ttl.max(LINGER)
+            && self.log.read().is_empty()
+            && self.watchers.lock().is_empty()
+    }
+
+    /// How many connections watch it.
+    pub fn watchers(&self) -> usize {
+        self.watchers.lock().len()
+    }
+
+    /// From now on `wake` is woken by every append, until the guard is dropped.
+    pub fn watch(self: &Arc<Self>, wake: &Arc<Wake>) -> Watch {
+        let key = self.watchers.lock().insert(Arc::clone(wake));
+        Watch::new(Arc::clone(self), key)
+    }
+
+    fn unwatch(&self, key: usize) {
+        let mut watchers = self.watchers.lock();
+        watchers.remove(key);
+        if watchers.is_empty() || watchers.capacity() > 4 * watchers.len() + 64 {
+            watchers.shrink_to_fit();
+        }
+    }
+
+    fn touch(&self, now: Instant) {
+        self.touched.store(now.saturating_duration_since(self.created).as_secs(), Ordering::Relaxed);
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    fn wake_all(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+        for (_, wake) in self.watchers.lock().iter() {
+            wake.wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel")
+            .field("name", &self.name)
+            .field("head", &self.head())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -200,7 +200,7 @@ fn a_websocket_recovers_each_channel_from_its_last_message() {
     let (code, out, errors) = run(&[&["subscribe", "a,b", "--url", &edge.url()], flags.as_slice()].concat());
     assert_eq!(code, Some(0), "{errors}");
     assert_eq!(out, lines(&[joined("c0"), message(5), joined("c5"), message(6)]));
-    assert!(errors.contains("refused: 1012 restart; coming back in 20ms"), "{errors}");
+    assert!(errors.contains("closed: 1012 restart; coming back in 20ms"), "{errors}");
     edge.done();
 }
 

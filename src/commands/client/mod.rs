@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use fastwebsockets::WebSocketError;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -88,8 +89,8 @@ pub enum ClientError {
     #[error("the connection broke: {0}")]
     Http(#[from] hyper::Error),
     /// The connection broke, or the other side does not speak WebSocket.
-    #[error("the WebSocket broke: {0}")]
-    WebSocket(#[from] fastwebsockets::WebSocketError),
+    #[error("the WebSocket broke: {}", cause(.0))]
+    WebSocket(#[from] WebSocketError),
     /// The edge said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -99,6 +100,15 @@ pub enum ClientError {
     /// The edge is done with it.
     #[error("the edge ended the connection{0}")]
     Ended(String),
+}
+
+fn cause(error: &WebSocketError) -> String {
+    match error {
+        // In words of its own: rustls names a page of its manual.
+        WebSocketError::IoError(io) if io.kind() == io::ErrorKind::UnexpectedEof => "cut off".to_owned(),
+        WebSocketError::UnexpectedEOF => "cut off".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Longest answer that is read, in bytes: beyond what one poll or history page of large messages amounts to.

@@ -88,7 +88,9 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("refused:")?;
+        // Below 4000 a close is no judgement on what the client asked for.
+        let is_end = self.status == 0 && (1000..4000).contains(&self.code);
+        f.write_str(if is_end { "closed:" } else { "refused:" })?;
         for number in [self.status, self.code] {
             if number != 0 {
                 write!(f, " {number}")?;
@@ -142,7 +144,7 @@ mod tests {
             (restart.is_temporary(), restart.retry_after()),
             (true, Some(Duration::from_millis(1500)))
         );
-        assert_eq!(restart.to_string(), "refused: 1012 restart");
+        assert_eq!(restart.to_string(), "closed: 1012 restart");
         for (code, reason, temporary) in [
             (1006, "", true),
             (1011, "", true),

@@ -1,0 +1,236 @@
+//! Who a client is and what it may do: the sender of its messages, its grants, and when they end. Made from a
+//! verified token, or from nothing for a guest; shared by every connection of one token. Never holds the token.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::value::RawValue;
+
+use super::grants::Grants;
+use crate::channel::ChannelName;
+use crate::config::{Access, Namespace};
+
+/// What every guest's `user_id` begins with. Reserved: no token can carry such a `sub`.
+pub const GUEST_PREFIX: &str = "guest-";
+
+/// What kind of client this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Came without a token, where `auth.mode` allows that.
+    Guest,
+    /// A person's client.
+    User,
+    /// A backend (claim `role: "server"`): may send anywhere, under its own quota.
+    Server,
+}
+
+/// Who a client is. Kept behind an `Arc`, one per token and not per connection.
+#[derive(Debug)]
+pub struct Identity {
+    /// The `sender_id` of its messages: the token's `sub`, or `guest-…`.
+    pub user_id: Arc<str>,
+    /// What kind of client it is.
+    pub role: Role,
+    /// The claim `info`, shown in presence: JSON without whitespace between its tokens, at most
+    /// [`MAX_INFO_BYTES`](super::claims::MAX_INFO_BYTES).
+    pub info: Option<Arc<RawValue>>,
+    /// When the token runs out; `None` for guests, who have none.
+    pub expires_at: Option<SystemTime>,
+    inbox: Inbox,
+    grants: Grants,
+}
+
+/// Whether `user:{user_id}` is this identity's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inbox {
+    Own,
+    /// Several people may share the identity, so nothing is private to it.
+    None,
+}
+
+impl Identity {
+    /// A guest for the life of one connection, with a random name.
+    pub fn guest_of_connection() -> Self {
+        Self::guest(&rand::random::<[u8; 9]>(), Inbox::Own)
+    }
+
+    /// The guest that is everyone at that address, the same in every request while the process lives, so that HTTP
+    /// requests without a token have one presence and one quota. Owns no inbox: others behind the same NAT would
+    /// read it.
+    pub fn guest_of_address(address: IpAddr, salt: &GuestSalt) -> Self {
+        Self::guest(&salt.0.hash_one(address.to_canonical()).to_be_bytes(), Inbox::None)
+    }
+
+    /// Whether it came without a token.
+    pub fn is_guest(&self) -> bool {
+        self.role == Role::Guest
+    }
+
+    /// Whether it may read a channel: join it, see its presence and its history.
+    ///
+    /// A grant always counts, one that only says `*` too. Beyond grants, `user:{sub}` opens to its owner alone,
+    /// whatever its namespace says.
+    pub fn may_join(&self, channel: &ChannelName, settings: &Namespace) -> bool {
+        if self.grants.may_join(channel.as_str()) {
+            return true;
+        }
+        match channel.inbox_owner() {
+            Some(owner) => self.inbox == Inbox::Own && *self.user_id == *owner,
+            None => self.is_within(settings.join),
+        }
+    }
+
+    /// Whether it may send to a channel. An inbox is like any other channel here: who may write to people is the
+    /// setting `send` of the namespace `user`.
+    pub fn may_send(&self, channel: &ChannelName, settings: &Namespace) -> bool {
+        self.role == Role::Server || self.grants.may_send(channel.as_str()) || self.is_within(settings.send)
+    }
+
+    pub(super) fn of_token(
+        user_id: Arc<str>,
+        role: Role,
+        info: Option<Arc<RawValue>>,
+        expires_at: SystemTime,
+        grants: Grants,
+    ) -> Self {
+        Self { user_id, role, info, expires_at: Some(expires_at), inbox: Inbox::Own, grants }
+    }
+
+    fn guest(name: &[u8], inbox: Inbox) -> Self {
+        let user_id = format!("{GUEST_PREFIX}{}", URL_SAFE_NO_PAD.encode(name)).into();
+        Self { user_id, role: Role::Guest, info: None, expires_at: None, inbox, grants: Grants::default() }
+    }
+
+    fn is_within(&self, access: Access) -> bool {
+        match access {
+            Access::Anyone => true,
+            Access::Authenticated => !self.is_guest(),
+            Access::Granted => false,
+        }
+    }
+}
+
+/// The random key, new in every process, that turns addresses into guests' names: a name does not tell its address
+/// (a plain hash would; there are only 2³² of them).
+#[derive(Clone, Debug, Default)]
+pub struct GuestSalt(RandomState);
+
+impl GuestSalt {
+    /// A new random key.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(join: &[&str], send: &[&str], role: Role) -> Identity {
+        let grants = Grants::parse(join, send).unwrap();
+        Identity::of_token("bob".into(), role, None, SystemTime::UNIX_EPOCH, grants)
+    }
+
+    fn open_to(access: Access) -> Namespace {
+        Namespace { join: access, send: access, ..Namespace::default() }
+    }
+
+    fn name(name: &str) -> ChannelName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_namespace_opens_to_anyone_to_users_or_to_grants() {
+        let guest = Identity::guest_of_connection();
+        let user = user(&[], &[], Role::User);
+        let table = [
+            (Access::Anyone, true, true),
+            (Access::Authenticated, false, true),
+            (Access::Granted, false, false),
+        ];
+        for (access, guest_may, user_may) in table {
+            let (channel, settings) = (name("chat:lobby"), open_to(access));
+            assert_eq!(guest.may_join(&channel, &settings), guest_may, "{access:?}");
+            assert_eq!(guest.may_send(&channel, &settings), guest_may, "{access:?}");
+            assert_eq!(user.may_join(&channel, &settings), user_may, "{access:?}");
+            assert_eq!(user.may_send(&channel, &settings), user_may, "{access:?}");
+        }
+    }
+
+    #[test]
+    fn grants_to_join_and_to_send_are_apart() {
+        let user = user(&["chat:*"], &["chat:lobby"], Role::User);
+        let closed = open_to(Access::Granted);
+        assert!(user.may_join(&name("chat:den"), &closed));
+        assert!(!user.may_send(&name("chat:den"), &closed));
+        assert!(user.may_send(&name("chat:lobby"), &closed));
+        assert!(!user.may_join(&name("news"), &closed));
+    }
+
+    #[test]
+    fn an_inbox_opens_to_its_owner_and_to_grants_only() {
+        let (mine, other) = (name("user:bob"), name("user:eve"));
+        for access in [Access::Anyone, Access::Authenticated, Access::Granted] {
+            let settings = open_to(access);
+            let bob = user(&[], &[], Role::User);
+            assert!(bob.may_join(&mine, &settings), "{access:?}");
+            assert!(!bob.may_join(&other, &settings), "{access:?}");
+            assert!(!bob.may_join(&name("user:bob:x"), &settings), "{access:?}");
+            assert!(user(&["user:eve"], &[], Role::User).may_join(&other, &settings), "{access:?}");
+            assert!(user(&["*"], &[], Role::User).may_join(&other, &settings), "{access:?}");
+            assert!(!user(&[], &["*"], Role::Server).may_join(&other, &settings), "{access:?}");
+        }
+    }
+
+    #[test]
+    fn sends_to_an_inbox_follow_the_namespace() {
+        let (bob, inbox) = (user(&[], &[], Role::User), name("user:eve"));
+        assert!(bob.may_send(&inbox, &open_to(Access::Authenticated)));
+        assert!(!bob.may_send(&inbox, &open_to(Access::Granted)));
+        // Owning an inbox is no right to write to it.
+        assert!(!bob.may_send(&name("user:bob"), &open_to(Access::Granted)));
+    }
+
+    #[test]
+    fn a_server_sends_anywhere_and_joins_like_others() {
+        let server = user(&["chat:*"], &[], Role::Server);
+        let closed = open_to(Access::Granted);
+        assert!(server.may_send(&name("user:eve"), &closed));
+        assert!(server.may_send(&name("anything"), &closed));
+        assert!(server.may_join(&name("chat:lobby"), &closed));
+        assert!(!server.may_join(&name("news"), &closed));
+    }
+
+    #[test]
+    fn guests_of_connections_differ_and_own_their_inbox() {
+        let (one, two) = (Identity::guest_of_connection(), Identity::guest_of_connection());
+        assert_ne!(one.user_id, two.user_id);
+        assert!(one.is_guest() && one.user_id.starts_with(GUEST_PREFIX) && one.expires_at.is_none());
+        let inbox = name(&format!("user:{}", one.user_id));
+        assert!(one.may_join(&inbox, &open_to(Access::Granted)));
+        assert!(!two.may_join(&inbox, &open_to(Access::Anyone)));
+    }
+
+    #[test]
+    fn guests_of_an_address_are_stable_and_tell_nothing() {
+        let salt = GuestSalt::new();
+        let guest =
+            |ip: &str, salt: &GuestSalt| Identity::guest_of_address(ip.parse().unwrap(), salt).user_id;
+        assert_eq!(guest("192.0.2.1", &salt), guest("192.0.2.1", &salt));
+        assert_eq!(guest("192.0.2.1", &salt), guest("::ffff:192.0.2.1", &salt));
+        assert_ne!(guest("192.0.2.1", &salt), guest("192.0.2.2", &salt));
+        assert_ne!(guest("192.0.2.1", &salt), guest("192.0.2.1", &GuestSalt::new()));
+        assert!(guest("192.0.2.1", &salt).starts_with(GUEST_PREFIX));
+    }
+
+    #[test]
+    fn a_guest_of_an_address_has_no_inbox() {
+        let guest = Identity::guest_of_address("192.0.2.1".parse().unwrap(), &GuestSalt::new());
+        let inbox = name(&format!("user:{}", guest.user_id));
+        assert!(!guest.may_join(&inbox, &open_to(Access::Anyone)));
+    }
+}

@@ -1,0 +1,269 @@
+//! The life of a connection, from top to bottom: who it is on the network, TLS, HTTP, and what it becomes. One task,
+//! from accept to close, so that its permits, its place in the drain and its metrics are held by one scope.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, trace};
+use uuid::Uuid;
+
+use super::accept::{Room, tune};
+use super::socket::Socket;
+use super::tls::Tls;
+use super::{proxy, router};
+use crate::close::{Fault, Kind};
+use crate::metrics::Stage;
+use crate::quota::{Admission, ConnectionQuota};
+use crate::transport::Edge;
+use crate::transport::websocket::{self, Upgrade};
+
+/// A request's head, and what hyper buffers of a body: names of 128 channels fit a query.
+const HEAD_BYTES: usize = 64 * 1024;
+/// Streams of one HTTP/2 connection: a page has few, a proxy in front has many.
+const STREAMS_MAX: u32 = 256;
+/// Bytes that hyper may hold for one slow HTTP/2 stream.
+const STREAM_BYTES: usize = 64 * 1024;
+/// How long a client may take to read the last answer before the socket is closed under it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Plain or TLS.
+type Stream = Either<Socket, Box<TlsStream<Socket>>>;
+
+/// What requests know of their connection.
+pub struct Context {
+    /// The node.
+    pub edge: Arc<Edge>,
+    /// Names the connection in logs, and to a WebSocket client.
+    pub id: Uuid,
+    /// The client's address.
+    pub address: IpAddr,
+    /// Whether the edge itself ended TLS.
+    pub tls: bool,
+    /// Why it is served no more than this.
+    pub refusal: Option<Fault>,
+    /// Bounds how many bad tokens it may present.
+    pub guesses: Arc<ConnectionQuota>,
+    /// What the connection becomes, left here by the request that asked for it.
+    pub upgrade: Mutex<Option<Upgrade>>,
+    /// Requests that are being served.
+    pub active: AtomicUsize,
+}
+
+/// Serves one connection until it ends.
+pub async fn run(
+    edge: Arc<Edge>,
+    tls: Option<Arc<Tls>>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    room: Room,
+    tasks: TaskTracker,
+) {
+    let id = Uuid::new_v4();
+    let _counted = edge.metrics.tcp_opened();
+    if let Err(error) = tune(&tcp, &edge) {
+        debug!(connection = %id, %error, "socket options");
+    }
+    let mut socket = Socket::new(tcp, edge.config.limits.write_timeout);
+    let patience = edge.config.listen.handshake_timeout;
+    let address = match timeout(patience, client_address(&edge, &mut socket, peer)).await {
+        Ok(Ok(address)) => address,
+        Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Proxy, &error),
+        Err(_) => return handshake_failed(&edge, id, Stage::Proxy, &io::ErrorKind::TimedOut.into()),
+    };
+    // Before TLS, which is what costs.
+    let (_permit, refusal) = match edge.quotas.connect(address) {
+        Admission::Admitted(permit) => (permit, None),
+        Admission::Refused(permit, fault) => (permit, Some(fault)),
+        Admission::Dropped => return trace!(connection = %id, %address, "dropped: far above its quota"),
+    };
+    let (_room, refusal) = match room {
+        Room::Granted(permit) => (permit, refusal),
+        Room::Overflow(permit) => (permit, Some(overloaded())),
+    };
+    let (stream, h2) = match tls {
+        None => (Either::Left(socket), false),
+        Some(tls) => match timeout(patience, Box::pin(tls.acceptor().accept(socket))).await {
+            Ok(Ok(stream)) => {
+                edge.metrics.handshake(Stage::Tls, true);
+                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (Either::Right(Box::new(stream)), h2)
+            }
+            Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
+            Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
+        },
+    };
+    debug!(connection = %id, %address, h2, "connected");
+    let tls = matches!(stream, Either::Right(_));
+    let context = Context {
+        edge: Arc::clone(&edge),
+        id,
+        address,
+        tls,
+        refusal,
+        guesses: Arc::new(edge.quotas.connection()),
+        upgrade: Mutex::new(None),
+        active: AtomicUsize::new(0),
+    };
+    // Boxed, so that a WebSocket's task does not keep the room that HTTP needed.
+    let upgraded = if h2 {
+        Box::pin(serve_http2(stream, Arc::new(context), tasks)).await;
+        None
+    } else {
+        Box::pin(serve_http1(stream, Arc::new(context))).await
+    };
+    if let Some((upgrade, stream, unread)) = upgraded {
+        edge.metrics.handshake(Stage::WebSocket, true);
+        if upgrade.echo {
+            websocket::echo(&edge, stream, unread, upgrade.who.err()).await;
+        } else {
+            websocket::run(Arc::clone(&edge), upgrade, stream, unread).await;
+        }
+    }
+    debug!(connection = %id, "closed");
+}
+
+async fn client_address(edge: &Edge, socket: &mut Socket, peer: SocketAddr) -> io::Result<IpAddr> {
+    if edge.config.listen.proxy_protocol {
+        proxy::read_header(socket.tcp_mut(), peer).await
+    } else {
+        Ok(peer.ip())
+    }
+}
+
+/// HTTP/1.1 until the connection ends or becomes a WebSocket.
+async fn serve_http1(stream: Stream, context: Arc<Context>) -> Option<(Upgrade, Stream, Bytes)> {
+    let edge = Arc::clone(&context.edge);
+    let refused = context.refusal.is_some();
+    let service =
+        service_fn(|request: Request<Incoming>| router::route(Arc::clone(&context), request).boxed());
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(edge.config.listen.request_timeout)
+        .max_buf_size(HEAD_BYTES)
+        .keep_alive(!refused)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut draining = pin!(edge.drain.token().cancelled().fuse());
+    let mut told = false;
+    let result = std::future::poll_fn(|task| {
+        if !told && draining.as_mut().poll_unpin(task).is_ready() {
+            told = true;
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(task)
+    })
+    .await;
+    if let Err(error) = &result {
+        edge.metrics.handshake(Stage::Http, false);
+        debug!(connection = %context.id, %error, "http/1.1 ends");
+    }
+    let parts = connection.into_parts();
+    let stream = parts.io.into_inner();
+    let upgrade = context.upgrade.lock().take();
+    if let (Ok(()), Some(upgrade)) = (result, upgrade) {
+        // An empty `Bytes` of hyper's buffer would keep the whole buffer.
+        let unread = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
+        Some((upgrade, stream, unread))
+    } else {
+        finish(stream).await;
+        None
+    }
+}
+
+async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) {
+    let edge = Arc::clone(&context.edge);
+    let heartbeat = &edge.config.heartbeat;
+    let service = {
+        let context = Arc::clone(&context);
+        service_fn(move |request: Request<Incoming>| router::route(Arc::clone(&context), request))
+    };
+    let connection = http2::Builder::new(Streams(tasks))
+        .timer(TokioTimer::new())
+        .keep_alive_interval(heartbeat.interval)
+        .keep_alive_timeout(heartbeat.timeout)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_BYTES).expect("64 KB"))
+        .max_send_buf_size(STREAM_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let idle = idle(&context, edge.config.listen.idle_timeout);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = idle => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = edge.drain.token().cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        debug!(connection = %context.id, %error, "http/2 ends");
+    }
+}
+
+/// Ends once no request has been served for that long.
+async fn idle(context: &Context, idle_timeout: Duration) {
+    let mut quiet = Duration::ZERO;
+    let step = idle_timeout / 4;
+    while quiet < idle_timeout {
+        tokio::time::sleep(step).await;
+        quiet = if context.active.load(Ordering::Relaxed) == 0 { quiet + step } else { Duration::ZERO };
+    }
+}
+
+/// Closes without losing the last answer: a close with unread bytes would reset the connection under it.
+async fn finish(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let linger = async {
+        stream.shutdown().await?;
+        let mut sink = [0; 4096];
+        // Bounded by time and by what a client can send in it.
+        while stream.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // The connection ends either way.
+    let _: Result<io::Result<()>, _> = timeout(LINGER, Box::pin(linger)).await;
+}
+
+fn handshake_failed(edge: &Edge, id: Uuid, stage: Stage, error: &io::Error) {
+    edge.metrics.handshake(stage, false);
+    debug!(connection = %id, ?stage, %error, "handshake failed");
+}
+
+fn overloaded() -> Fault {
+    Fault::new(Kind::Overloaded, "this node has as many connections as it may")
+        .with_limit("listen.max_connections")
+        .with_retry_after(Duration::from_secs(5))
+}
+
+/// The streams of HTTP/2 connections are tasks of the server's tracker.
+#[derive(Clone)]
+struct Streams(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
+}

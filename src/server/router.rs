@@ -1,0 +1,194 @@
+//! Which endpoint answers a request, and what every answer has in common: CORS, HEAD, Allow.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::http::HeaderValue;
+use hyper::{Method, Request, StatusCode, header};
+use percent_encoding::percent_decode_str;
+
+use super::connection::Context;
+use crate::channel::ChannelName;
+use crate::close::{Fault, Kind};
+use crate::demo;
+use crate::metrics::Transport;
+use crate::transport::http::{Answer, Body, Call, typed};
+use crate::transport::{long_poll, rest, send, sse, websocket};
+
+/// What a path names.
+enum Route {
+    WebSocket { echo: bool },
+    Sse,
+    Poll,
+    Send,
+    Tickets,
+    Messages(ChannelName),
+    Presence(ChannelName),
+    Demo(demo::Asset),
+    DemoToken,
+}
+
+impl Route {
+    /// The methods it knows, for `Allow` (RFC 9110 §10.2.1).
+    const fn allow(&self) -> &'static str {
+        match self {
+            Self::WebSocket { .. } | Self::Sse | Self::Poll => "GET, OPTIONS",
+            Self::Send | Self::Tickets | Self::DemoToken => "POST, OPTIONS",
+            Self::Messages(_) => "GET, HEAD, POST, OPTIONS",
+            Self::Presence(_) | Self::Demo(_) => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    const fn transport(&self) -> Transport {
+        match self {
+            Self::WebSocket { .. } => Transport::WebSocket,
+            Self::Sse => Transport::Sse,
+            Self::Poll => Transport::Poll,
+            _ => Transport::Http,
+        }
+    }
+}
+
+/// Answers one request.
+///
+/// # Errors
+/// Never: what goes wrong is an answer.
+pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    context.active.fetch_add(1, Ordering::Relaxed);
+    let _served = Served(Arc::clone(&context));
+    let (head, body) = request.into_parts();
+    let mut call = Call {
+        edge: Arc::clone(&context.edge),
+        head,
+        address: context.address,
+        connection: context.id,
+        tls: context.tls,
+        refusal: context.refusal.clone(),
+        guesses: Arc::clone(&context.guesses),
+    };
+    let mut answer = match find(&call) {
+        Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route),
+        Ok(route) => match dispatch(&context, &mut call, &route, body).await {
+            Ok(answer) => answer,
+            Err(fault) => {
+                let mut answer = call.refuse(route.transport(), &fault);
+                if fault.kind == Kind::MethodNotAllowed {
+                    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+                }
+                answer
+            }
+        },
+        Err(fault) => call.refuse(Transport::Http, &fault),
+    };
+    if call.head.method != Method::OPTIONS {
+        call.origin().write_cors(answer.headers_mut());
+    }
+    if call.head.method == Method::HEAD {
+        withhold_body(&mut answer);
+    }
+    Ok(answer)
+}
+
+async fn dispatch(
+    context: &Context,
+    call: &mut Call,
+    route: &Route,
+    body: Incoming,
+) -> Result<Answer, Fault> {
+    let method = call.head.method.clone();
+    let reads = method == Method::GET || method == Method::HEAD;
+    match route {
+        Route::WebSocket { echo } if method == Method::GET => {
+            let mut handshake = Request::from_parts(call.head.clone(), ());
+            let (answer, upgrade) = websocket::accept(call, &mut handshake, *echo);
+            *context.upgrade.lock() = upgrade;
+            Ok(answer)
+        }
+        Route::Sse if method == Method::GET => sse::open(call),
+        Route::Poll if method == Method::GET => long_poll::poll(call).await,
+        Route::Send if method == Method::POST => send::send(call, body).await,
+        Route::Tickets if method == Method::POST => rest::ticket(call),
+        Route::Messages(channel) if reads => rest::history(call, channel),
+        Route::Messages(channel) if method == Method::POST => rest::publish(call, channel, body).await,
+        Route::Presence(channel) if reads => rest::presence(call, channel),
+        Route::Demo(asset) if reads => Ok(page(asset)),
+        Route::DemoToken if method == Method::POST => rest::demo_token(call, body).await,
+        _ => Err(Fault::new(Kind::MethodNotAllowed, format!("this resource does not know {method}"))),
+    }
+}
+
+fn find(call: &Call) -> Result<Route, Fault> {
+    let config = &call.edge.config;
+    let path = call.head.uri.path();
+    let not_found = || Fault::new(Kind::NotFound, "no such resource");
+    match path {
+        "/v1/ws" => Ok(Route::WebSocket { echo: false }),
+        "/echo" if config.conformance.echo => Ok(Route::WebSocket { echo: true }),
+        "/v1/sse" => Ok(Route::Sse),
+        "/v1/poll" => Ok(Route::Poll),
+        "/v1/send" => Ok(Route::Send),
+        "/v1/tickets" => Ok(Route::Tickets),
+        "/demo/token" if config.development => Ok(Route::DemoToken),
+        _ if config.development && demo::asset(path).is_some() => {
+            demo::asset(path).map(Route::Demo).ok_or_else(not_found)
+        }
+        _ => {
+            let rest = path.strip_prefix("/v1/channels/").ok_or_else(not_found)?;
+            // A name may hold slashes: what counts is the last segment.
+            if let Some(name) = rest.strip_suffix("/messages") {
+                channel(name).map(Route::Messages)
+            } else if let Some(name) = rest.strip_suffix("/presence") {
+                channel(name).map(Route::Presence)
+            } else {
+                Err(not_found())
+            }
+        }
+    }
+}
+
+fn channel(segment: &str) -> Result<ChannelName, Fault> {
+    let name: Cow<'_, str> = percent_decode_str(segment)
+        .decode_utf8()
+        .map_err(|_| Fault::malformed("the path's channel is not UTF-8"))?;
+    name.parse().map_err(|error: crate::channel::NameError| Fault::malformed(error.to_string()))
+}
+
+/// `OPTIONS`: a preflight (WHATWG Fetch §4.8), or a question for `Allow`.
+fn options(call: &Call, route: &Route) -> Answer {
+    let mut answer = Answer::new(Body::Full(None));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let origin = call.origin();
+    if let Err(fault) = origin.admit() {
+        return call.refuse(route.transport(), &fault);
+    }
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+    origin.write_preflight(answer.headers_mut());
+    answer
+}
+
+fn page(asset: &demo::Asset) -> Answer {
+    let mut answer = typed(StatusCode::OK, asset.content_type, asset.body.into());
+    let policy = HeaderValue::from_static(demo::CONTENT_SECURITY_POLICY);
+    answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    answer
+}
+
+/// RFC 9110 §9.3.2: the headers of a GET, without its body.
+fn withhold_body(answer: &mut Answer) {
+    if let Some(length) = answer.body().size_hint().exact() {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    *answer.body_mut() = Body::Full(None);
+}
+
+/// One request less, however it ends.
+struct Served(Arc<Context>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}

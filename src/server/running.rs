@@ -1,0 +1,202 @@
+//! A node from its start to its end: bind, serve, drain. The binary runs one, tests run many in one process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::accept::{accept_loop, listen};
+use super::tls::{Tls, TlsError};
+use crate::admin::{self, AdminState, Readiness};
+use crate::auth::{Authenticator, GuestSalt, KeyError, OriginError, OriginPolicy, Tickets};
+use crate::bus::{Bus, EmbeddedBus};
+use crate::config::{BusKind, Config};
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+use crate::presence::{Roster, Typing};
+use crate::quota::Quotas;
+use crate::transport::{Drain, Edge};
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address that can't be listened on.
+    #[error("{key} = \"{addr}\": {source}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Keys of tokens.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// Origins.
+    #[error(transparent)]
+    Origins(#[from] OriginError),
+    /// Signals can't be listened for.
+    #[error("signals: {0}")]
+    Signals(io::Error),
+}
+
+/// How often presence and typing look whose time is up.
+const TICK: Duration = Duration::from_millis(250);
+/// How often logs are trimmed, and files looked at for changes.
+const SWEEP: Duration = Duration::from_secs(2);
+/// How long connections may take to end after the drain's window.
+const DRAIN_GRACE: Duration = Duration::from_secs(3);
+
+/// A node that serves.
+pub struct Running {
+    /// Where clients connect.
+    pub addr: SocketAddr,
+    /// Where operators look.
+    pub admin: SocketAddr,
+    edge: Arc<Edge>,
+    readiness: Arc<Readiness>,
+    tasks: TaskTracker,
+    /// Ends what outlives the drain: the admin listener, the sweeper.
+    background: CancellationToken,
+    background_tasks: TaskTracker,
+}
+
+/// Starts a node; it serves when this returns.
+///
+/// # Errors
+/// [`StartError`], naming what has to be changed.
+pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
+    let tls = config.tls.enabled.then(|| Tls::load(&config.tls)).transpose()?.map(Arc::new);
+    let edge = Arc::new(edge(&config)?);
+    let bind = |key, addr| listen(addr).map_err(|source| StartError::Listen { key, addr, source });
+    let (public, private) =
+        (bind("listen.addr", config.listen.addr)?, bind("listen.admin", config.listen.admin)?);
+    let local = |listener: &tokio::net::TcpListener, addr| listener.local_addr().unwrap_or(addr);
+    let (addr, admin) = (local(&public, config.listen.addr), local(&private, config.listen.admin));
+
+    let readiness = Arc::new(Readiness::default());
+    let (tasks, background_tasks) = (TaskTracker::new(), TaskTracker::new());
+    let background = CancellationToken::new();
+    let state = AdminState {
+        metrics: Arc::clone(&edge.metrics),
+        hub: Arc::clone(&edge.hub),
+        readiness: Arc::clone(&readiness),
+    };
+    background_tasks.spawn(admin::serve(private, Arc::new(state), background.clone()));
+    background_tasks
+        .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
+    tasks.spawn(accept_loop(Arc::clone(&edge), public, tls, tasks.clone()));
+    readiness.set_ready();
+    Ok(Running { addr, admin, edge, readiness, tasks, background, background_tasks })
+}
+
+/// Runs a node until it is told to stop: SIGTERM or SIGINT drain it, a second one ends it at once.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn run(config: Arc<Config>) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let running = start(config).await?;
+    info!(addr = %running.addr, admin = %running.admin, "listening");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!(window = ?running.edge.config.listen.drain, "draining; a second signal ends at once");
+    tokio::select! {
+        () = running.drain() => info!("drained"),
+        _ = terminate.recv() => warn!("ended by a second signal"),
+        _ = interrupt.recv() => warn!("ended by a second signal"),
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Stops: not ready, nothing accepted, every connection told and ended within `listen.drain`.
+    pub async fn drain(self) {
+        self.readiness.set_draining();
+        self.edge.drain.begin();
+        self.tasks.close();
+        if timeout(self.edge.config.listen.drain + DRAIN_GRACE, self.tasks.wait()).await.is_err() {
+            warn!(connections = self.tasks.len(), "the drain's window is over; cut off");
+        }
+        self.background.cancel();
+        self.background_tasks.close();
+        self.background_tasks.wait().await;
+    }
+
+    /// What the node shares, for tests.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.edge
+    }
+}
+
+fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
+    let bus: Arc<dyn Bus> = match config.bus.kind {
+        BusKind::Embedded => Arc::new(EmbeddedBus::new()),
+    };
+    Ok(Edge {
+        hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
+        roster: Arc::default(),
+        typing: Typing::default(),
+        authenticator: Authenticator::new(&config.auth)?,
+        tickets: Tickets::new(),
+        origins: OriginPolicy::new(&config.origins)?,
+        quotas: Quotas::new(&config.quota),
+        metrics: Arc::new(Metrics::new()),
+        guest_salt: GuestSalt::new(),
+        node: rand::random(),
+        drain: Drain::new(config.listen.drain),
+        config: Arc::clone(config),
+    })
+}
+
+/// What time takes away: grace, silence, history, tickets; and files that were changed.
+async fn sweep(edge: Arc<Edge>, tls: Option<Arc<Tls>>) {
+    let mut keys = changed_at(&edge);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let every = (SWEEP.as_millis() / TICK.as_millis()).max(1);
+    let mut count = 0;
+    loop {
+        tick.tick().await;
+        Roster::sweep(&edge.roster);
+        edge.typing.sweep();
+        count = (count + 1) % every;
+        if count != 0 {
+            continue;
+        }
+        edge.hub.sweep(edge.now());
+        edge.tickets.sweep();
+        edge.quotas.sweep();
+        match tls.as_ref().map(|tls| tls.reload()) {
+            Some(Ok(true)) => info!("certificate reloaded"),
+            Some(Err(error)) => warn!(%error, "the certificate in use stays"),
+            _ => {}
+        }
+        let now = changed_at(&edge);
+        if now != keys {
+            keys = now;
+            match edge.authenticator.reload() {
+                Ok(()) => info!("token keys reloaded"),
+                Err(error) => warn!(%error, "the token keys in use stay"),
+            }
+        }
+    }
+}
+
+fn changed_at(edge: &Edge) -> Vec<Option<SystemTime>> {
+    let modified = |path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    edge.authenticator.watched_files().into_iter().map(modified).collect()
+}

@@ -1,0 +1,185 @@
+//! The cursor as clients carry it: an opaque, URL-safe string that names a position in each of a set of channels. It
+//! is plain data, not a secret: whoever makes one up only chooses where to begin, never what to see.
+
+use std::collections::HashSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::channel::{ChannelName, Epoch, MAX_SEQ, Position};
+
+/// A parsed cursor string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorString {
+    /// The node whose passing envelopes the places count, if any.
+    pub node: Option<u32>,
+    /// One per channel.
+    pub places: Vec<Place>,
+}
+
+/// A position in one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which channel.
+    pub channel: ChannelName,
+    /// The last message that was read there.
+    pub position: Position,
+    /// On the node that made the cursor: the next passing envelope.
+    pub passing: u64,
+}
+
+/// The string is no cursor that an edge made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor of this edge")]
+pub struct CursorError;
+
+/// Positions only.
+const PLAIN: u8 = 1;
+/// Positions, and where a poll left off among one node's passing envelopes.
+const WITH_PASSING: u8 = 2;
+/// Channels in one cursor: above any sane `limits.channels_per_connection`, below any header limit.
+const PLACES_MAX: usize = 1024;
+
+impl CursorString {
+    /// The place in that channel, if the cursor names one.
+    pub fn place(&self, channel: &ChannelName) -> Option<&Place> {
+        self.places.iter().find(|place| place.channel == *channel)
+    }
+
+    /// As clients carry it.
+    ///
+    /// # Panics
+    /// Never: the name of a channel has at most 200 bytes.
+    pub fn encode<'a>(
+        node: Option<u32>,
+        places: impl Iterator<Item = (&'a ChannelName, Position, u64)>,
+    ) -> String {
+        let mut bytes = Vec::with_capacity(48);
+        match node {
+            None => bytes.push(PLAIN),
+            Some(node) => {
+                bytes.push(WITH_PASSING);
+                bytes.extend_from_slice(&node.to_be_bytes());
+            }
+        }
+        for (channel, position, passing) in places {
+            let name = channel.as_str().as_bytes();
+            bytes.push(u8::try_from(name.len()).expect("channel names have at most 200 bytes"));
+            bytes.extend_from_slice(name);
+            bytes.extend_from_slice(&position.epoch.number().to_be_bytes()[2..]);
+            push_varint(&mut bytes, position.seq);
+            if node.is_some() {
+                push_varint(&mut bytes, passing);
+            }
+        }
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`CursorError`] for anything that [`CursorString::encode`] would not have written.
+    pub fn parse(text: &str) -> Result<Self, CursorError> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError)?;
+        let mut input = bytes.as_slice();
+        let node = match take(&mut input, 1)? {
+            [PLAIN] => None,
+            [WITH_PASSING] => {
+                Some(u32::from_be_bytes(take(&mut input, 4)?.try_into().map_err(|_| CursorError)?))
+            }
+            _ => return Err(CursorError),
+        };
+        let mut places = Vec::new();
+        let mut seen = HashSet::new();
+        while !input.is_empty() {
+            let length = usize::from(take(&mut input, 1)?[0]);
+            let name = std::str::from_utf8(take(&mut input, length)?).map_err(|_| CursorError)?;
+            let channel: ChannelName = name.parse().map_err(|_| CursorError)?;
+            let mut epoch = [0; 8];
+            epoch[2..].copy_from_slice(take(&mut input, 6)?);
+            let seq = take_varint(&mut input)?;
+            let passing = if node.is_some() { take_varint(&mut input)? } else { 0 };
+            if seq > MAX_SEQ || places.len() == PLACES_MAX || !seen.insert(channel.clone()) {
+                return Err(CursorError);
+            }
+            let position = Position { epoch: Epoch::new(u64::from_be_bytes(epoch)), seq };
+            places.push(Place { channel, position, passing });
+        }
+        Ok(Self { node, places })
+    }
+}
+
+fn take<'a>(input: &mut &'a [u8], length: usize) -> Result<&'a [u8], CursorError> {
+    let (taken, rest) = input.split_at_checked(length).ok_or(CursorError)?;
+    *input = rest;
+    Ok(taken)
+}
+
+/// Seven bits a byte, low ones first.
+fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push((number & 0x7f) as u8);
+}
+
+fn take_varint(input: &mut &[u8]) -> Result<u64, CursorError> {
+    let mut number = 0;
+    for shift in (0..63).step_by(7) {
+        let byte = take(input, 1)?[0];
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            // One way to write each number: no trailing zero byte.
+            return if byte == 0 && shift > 0 { Err(CursorError) } else { Ok(number) };
+        }
+    }
+    Err(CursorError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str, seq: u64, passing: u64) -> Place {
+        let position = Position { epoch: Epoch::new(0x1234_5678_9abc), seq };
+        Place { channel: name.parse().unwrap(), position, passing }
+    }
+
+    fn encode(cursor: &CursorString) -> String {
+        let places = cursor.places.iter().map(|place| (&place.channel, place.position, place.passing));
+        CursorString::encode(cursor.node, places)
+    }
+
+    #[test]
+    fn cursors_survive_the_wire() {
+        for node in [None, Some(7)] {
+            let passing = if node.is_some() { 300 } else { 0 };
+            let places = vec![
+                place("a", 0, passing),
+                place(&"b".repeat(200), MAX_SEQ, passing),
+                place("c:d", 127, passing),
+            ];
+            let cursor = CursorString { node, places };
+            let text = encode(&cursor);
+            assert!(
+                text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'),
+                "{text}"
+            );
+            assert_eq!(CursorString::parse(&text), Ok(cursor));
+        }
+    }
+
+    #[test]
+    fn what_no_edge_wrote_is_refused() {
+        let good = encode(&CursorString { node: None, places: vec![place("a", 300, 0)] });
+        for end in 0..good.len() {
+            // The empty set is a cursor, too; every other prefix is none.
+            assert_eq!(CursorString::parse(&good[..end]).is_ok(), end == 2, "{}", &good[..end]);
+        }
+        let twice = encode(&CursorString { node: None, places: vec![place("a", 1, 0), place("a", 2, 0)] });
+        for bad in [&twice as &str, "!!", "AQ==", "Aw", "AQFh", "AQEgAAAAAAAAAA"] {
+            assert_eq!(CursorString::parse(bad), Err(CursorError), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Answers over HTTP: JSON, problem details (RFC 9457), and the one body type of every answer.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use hyper::http::HeaderValue;
+use hyper::{HeaderMap, Response, StatusCode, header};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+use super::Call;
+use crate::close::{Fault, Kind};
+use crate::envelope;
+use crate::transport::sse::SseBody;
+
+/// Any answer.
+pub type Answer = Response<Body>;
+
+/// The body of an answer.
+pub enum Body {
+    /// Finished bytes.
+    Full(Option<Bytes>),
+    /// A stream of events.
+    Events(Box<SseBody>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => {
+                events.poll_chunk(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Events(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// An answer with that JSON.
+pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    typed(status, "application/json", body.into())
+}
+
+/// An answer of that type. Nothing that the edge says may be kept by a cache.
+pub fn typed(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Body::Full(Some(body)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+/// A refusal as problem details (RFC 9457 §3), with the `error` payload's members beside `title` and `status`.
+///
+/// # Panics
+/// Never: a fault is JSON.
+pub fn problem(fault: &Fault) -> Answer {
+    let status = StatusCode::from_u16(fault.kind.status()).expect("the catalogue has real statuses");
+    let body = serde_json::to_vec(&Problem(fault)).expect("a fault is JSON");
+    let mut answer = typed(status, "application/problem+json", body.into());
+    write_fault_headers(fault, answer.headers_mut());
+    answer
+}
+
+/// A temporary refusal to an `EventSource`: 200, when to come again, the error, the end. Any other status would make
+/// it give up for good (WHATWG HTML §9.2.2).
+pub fn refusal_stream(fault: &Fault) -> Answer {
+    let retry = fault.retry_after_ms().unwrap_or(3000);
+    let mut body = format!("retry: {retry}\n\ndata: ").into_bytes();
+    body.extend_from_slice(&envelope::encode_error(fault, None));
+    body.extend_from_slice(b"\n\n");
+    let mut answer = typed(StatusCode::OK, "text/event-stream", body.into());
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    answer
+}
+
+impl Call {
+    /// The refusal as this client can make use of it, counted.
+    pub fn refuse(&self, transport: crate::metrics::Transport, fault: &Fault) -> Answer {
+        self.edge.metrics.fault(transport, fault.kind);
+        let temporary = fault.kind.is_temporary() && fault.kind != Kind::Internal;
+        let stream = transport == crate::metrics::Transport::Sse && self.wants_event_stream();
+        if temporary && stream { refusal_stream(fault) } else { problem(fault) }
+    }
+}
+
+fn write_fault_headers(fault: &Fault, headers: &mut HeaderMap) {
+    if let Some(wait) = fault.retry_after {
+        // RFC 9110 §10.2.3: whole seconds, so rounded up.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    match fault.kind {
+        // RFC 6750 §3.
+        Kind::AuthenticationRequired => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        Kind::AuthenticationFailed => {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        // RFC 9110 §15.5.22, RFC 6455 §4.2.2.
+        Kind::UpgradeRequired => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        _ => {}
+    }
+}
+
+struct Problem<'a>(&'a Fault);
+
+impl Serialize for Problem<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("title", self.0.kind.title())?;
+        map.serialize_entry("status", &self.0.kind.status())?;
+        self.0.serialize_members(&mut map)?;
+        map.end()
+    }
+}

@@ -1,0 +1,227 @@
+//! The head of one HTTP request, parsed once: who calls, from which page, with which query.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::http::request::Parts;
+use hyper::{Method, Version, header};
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::auth::{self, AuthError, Identity, Origin, Source};
+use crate::channel::{ChannelName, Epoch, Position};
+use crate::close::{Fault, Kind};
+use crate::config::AuthMode;
+use crate::envelope::{Join, Start};
+use crate::metrics::Transport;
+use crate::quota::ConnectionQuota;
+use crate::transport::{Caller, CursorString, Edge};
+
+/// One request, before its body.
+pub struct Call {
+    /// The node.
+    pub edge: Arc<Edge>,
+    /// Method, path, headers.
+    pub head: Parts,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The connection it came on, for logs.
+    pub connection: Uuid,
+    /// Whether the edge itself ended TLS.
+    pub tls: bool,
+    /// Why its connection is served no more than this refusal.
+    pub refusal: Option<Fault>,
+    /// The connection's quota for tokens that turn out bad: who guesses has no name to count under.
+    pub guesses: Arc<ConnectionQuota>,
+}
+
+/// The query's parameters, decoded.
+pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl Query<'_> {
+    /// The first of that name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
+    }
+
+    /// A whole number, if it is there.
+    ///
+    /// # Errors
+    /// Malformed, if it is there and no number.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Fault> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| Fault::malformed(format!("the query's {name} is not a whole number")))
+        };
+        self.get(name).map(parse).transpose()
+    }
+
+    /// A switch: `1` or `true`.
+    ///
+    /// # Errors
+    /// Malformed, if it is something else than a switch.
+    pub fn switch(&self, name: &str) -> Result<bool, Fault> {
+        match self.get(name) {
+            None | Some("0" | "false" | "") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(_) => Err(Fault::malformed(format!("the query's {name} is neither 1 nor 0"))),
+        }
+    }
+}
+
+/// What a client asks for in the query of a connection or poll.
+#[derive(Debug, Default)]
+pub struct Opening {
+    /// The joins, one per channel.
+    pub joins: Vec<Join>,
+    /// Where they begin, if it is told.
+    pub cursor: Option<CursorString>,
+}
+
+impl Call {
+    /// The query.
+    pub fn query(&self) -> Query<'_> {
+        let query = self.head.uri.query().unwrap_or_default();
+        Query(form_urlencoded::parse(query.as_bytes()).collect())
+    }
+
+    /// From which page.
+    pub fn origin(&self) -> Origin<'_> {
+        let host = self.head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let authority = match self.head.version {
+            // RFC 9113 §8.3.1: `:authority` stands for Host.
+            Version::HTTP_2 => self.head.uri.authority().map(hyper::http::uri::Authority::as_str).or(host),
+            _ => host,
+        };
+        self.edge.origins.judge(&self.head.headers, authority, self.tls)
+    }
+
+    /// Whether the answer goes to an `EventSource`, which gives up for good on any status but 200.
+    pub fn wants_event_stream(&self) -> bool {
+        let accepts = self.head.headers.get_all(header::ACCEPT);
+        accepts
+            .into_iter()
+            .any(|accept| accept.as_bytes().windows(17).any(|part| part == b"text/event-stream"))
+    }
+
+    /// Origin, quota and token, in this order: who it is, if somebody.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn identify(&self) -> Result<Option<Arc<Identity>>, Fault> {
+        let origin = self.origin();
+        if let Err(fault) = origin.admit() {
+            let Origin::Refused(shown) = &origin else { return Err(fault) };
+            tracing::debug!(connection = %self.connection, address = %self.address, origin = %shown, "origin refused");
+            return Err(fault);
+        }
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
+        self.credential(&origin).map_err(|error| self.audit(error))
+    }
+
+    /// [`Call::identify`] for a transport without a connection of its own: without a token, a guest or a refusal.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn caller(&self, transport: Transport) -> Result<Caller, Fault> {
+        let who = match (self.identify()?, self.edge.config.auth.mode) {
+            (Some(who), _) => who,
+            (None, AuthMode::Optional) => {
+                Arc::new(Identity::guest_of_address(self.address, &self.edge.guest_salt))
+            }
+            (None, AuthMode::Required) => {
+                return Err(Fault::new(
+                    Kind::AuthenticationRequired,
+                    "a token is needed, e.g. Authorization: Bearer",
+                ));
+            }
+        };
+        Ok(Caller { edge: Arc::clone(&self.edge), who, client_id: Uuid::new_v4(), transport })
+    }
+
+    /// One line per failure, for audit.
+    pub fn audit(&self, error: AuthError) -> Fault {
+        warn!(
+            connection = %self.connection, address = %self.address, reason = error.reason(),
+            "authentication failed: {error}"
+        );
+        self.guesses.request().err().unwrap_or_else(|| error.into())
+    }
+
+    /// What the query asks to join, and the cursor it carries. `Last-Event-ID` wins over `cursor`.
+    ///
+    /// # Errors
+    /// Malformed.
+    pub fn opening(&self) -> Result<Opening, Fault> {
+        let query = self.query();
+        let last_event_id = self.head.headers.get("last-event-id").filter(|id| !id.is_empty());
+        let cursor = match last_event_id {
+            Some(id) => Some(id.to_str().map_err(|_| Fault::malformed("Last-Event-ID is not a cursor"))?),
+            None => query.get("cursor").filter(|cursor| !cursor.is_empty()),
+        };
+        let cursor = cursor.map(CursorString::parse).transpose();
+        let cursor = cursor.map_err(|error| Fault::malformed(error.to_string()))?;
+        let channels = channels(query.get("channels").unwrap_or_default())?;
+        if channels.len() > self.edge.config.limits.channels_per_connection {
+            return Err(Fault::new(Kind::TooManyChannels, "more channels than one connection may join")
+                .with_limit("limits.channels_per_connection"));
+        }
+        let history = query.number("history")?.map(|newest| usize::try_from(newest).unwrap_or(usize::MAX));
+        let recover = query.get("recover").map(|text| positions(text, channels.len())).transpose()?;
+        let presence = query.switch("presence")?;
+        let joins = channels.into_iter().enumerate().map(|(index, channel)| {
+            let start = match (&recover, history) {
+                (Some(positions), _) => Start::Recover(positions[index]),
+                (None, Some(newest)) => Start::History(newest),
+                (None, None) => Start::Live,
+            };
+            Join { channel, start, presence }
+        });
+        Ok(Opening { joins: joins.collect(), cursor })
+    }
+
+    /// Whether it is a `GET`.
+    pub fn is_get(&self) -> bool {
+        self.head.method == Method::GET
+    }
+
+    fn credential(&self, origin: &Origin<'_>) -> Result<Option<Arc<Identity>>, AuthError> {
+        let Some(credential) = auth::find(&self.head.headers, self.head.uri.query())? else {
+            return Ok(None);
+        };
+        let secret = credential.secret.expose();
+        match credential.source {
+            Source::Ticket => self.edge.tickets.redeem(secret).map(Some).ok_or(AuthError::Ticket),
+            Source::Cookie if !origin.may_use_cookie() => Ok(None),
+            _ => self.edge.authenticator.verify(secret).map(|who| Some(Arc::new(who))),
+        }
+    }
+}
+
+fn channels(list: &str) -> Result<Vec<ChannelName>, Fault> {
+    let mut channels: Vec<ChannelName> = Vec::new();
+    for name in list.split(',').filter(|name| !name.is_empty()) {
+        let channel = name.parse().map_err(|error: crate::channel::NameError| {
+            Fault::malformed(format!("the query's channels: {error}"))
+        })?;
+        if !channels.contains(&channel) {
+            channels.push(channel);
+        }
+    }
+    Ok(channels)
+}
+
+/// `EPOCH:SEQ`, one per channel.
+fn positions(list: &str, channels: usize) -> Result<Vec<Option<Position>>, Fault> {
+    let one = |text: &str| {
+        let (epoch, seq) = text.split_once(':')?;
+        let seq = seq.parse().ok()?;
+        Some(epoch.parse::<Epoch>().ok().map(|epoch| Position { epoch, seq }))
+    };
+    let positions: Option<Vec<_>> = list.split(',').map(one).collect();
+    positions
+        .filter(|positions| positions.len() == channels)
+        .ok_or_else(|| Fault::malformed("the query's recover is not one EPOCH:SEQ per channel"))
+}

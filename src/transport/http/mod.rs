@@ -1,0 +1,7 @@
+//! What the HTTP transports have in common: a request's head parsed once, answers and refusals as the protocol says.
+
+mod answer;
+mod call;
+
+pub use answer::{Answer, Body, json, problem, refusal_stream, typed};
+pub use call::{Call, Opening, Query};

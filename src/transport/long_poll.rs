@@ -1,0 +1,100 @@
+//! The long-poll transport: each answer is a function of the cursor it is asked with. Nothing stays on the node but the
+//! presence of who polls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use tokio::time::{Instant, timeout_at};
+
+use super::http::{Answer, Call, json};
+use super::{Caller, Subscriptions};
+use crate::close::Fault;
+use crate::metrics::Transport;
+use crate::presence::Lease;
+
+/// How long a poll waits if it does not say, and how long it may say.
+const WAIT_SECONDS: u64 = 25;
+const WAIT_SECONDS_MAX: u64 = 60;
+/// Bytes of envelopes in one answer: the next poll comes at once for the rest.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Answers `GET /v1/poll`.
+///
+/// # Errors
+/// The refusal.
+pub async fn poll(call: &Call) -> Result<Answer, Fault> {
+    let caller = call.caller(Transport::Poll)?;
+    let edge = &caller.edge;
+    edge.quotas.of(&caller.who).request()?;
+    let opening = call.opening()?;
+    let wait = call.query().number("wait")?.unwrap_or(WAIT_SECONDS).min(WAIT_SECONDS_MAX);
+    if opening.joins.is_empty() {
+        return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
+    }
+    let _active = edge.metrics.connection(Transport::Poll);
+    let mut subscriptions = Subscriptions::new();
+    let mut envelopes = Vec::new();
+    for join in &opening.joins {
+        let joined = caller.join(&mut subscriptions, join, opening.cursor.as_ref(), Lease::Poll, None)?;
+        let known = opening.cursor.as_ref().is_some_and(|cursor| cursor.place(&join.channel).is_some());
+        if !known {
+            envelopes.push(joined);
+        }
+    }
+    read(&caller, &mut subscriptions, &mut envelopes)?;
+    let mut deadline = Instant::now() + Duration::from_secs(wait);
+    if let Some(expires_at) = caller.who.expires_at {
+        // The next poll is then refused.
+        deadline = deadline.min(
+            Instant::now() + expires_at.duration_since(std::time::SystemTime::now()).unwrap_or_default(),
+        );
+    }
+    while envelopes.is_empty() {
+        let news = tokio::select! {
+            news = timeout_at(deadline, subscriptions.wake().rung()) => news.is_ok(),
+            () = edge.drain.token().cancelled() => false,
+        };
+        if !news {
+            break;
+        }
+        read(&caller, &mut subscriptions, &mut envelopes)?;
+    }
+    edge.metrics.sent(Transport::Poll, envelopes.len() as u64);
+    Ok(json(StatusCode::OK, body(&envelopes, &subscriptions.cursor_string(Some(edge.node)))))
+}
+
+fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<Bytes>) -> Result<(), Fault> {
+    let mut oldest = None;
+    subscriptions.read(&caller.edge, &caller.who.user_id, BATCH_BYTES, |event, _| {
+        if let (super::Event::Message(message), None) = (&event, oldest) {
+            oldest = Some(message.appended);
+        }
+        envelopes.push(match event {
+            super::Event::Message(message) => message.json.clone(),
+            super::Event::Gap(json) => json,
+            super::Event::Passing(json) => Bytes::copy_from_slice(json),
+        });
+    })?;
+    if let Some(appended) = oldest {
+        caller.edge.metrics.delivered(caller.edge.now().saturating_duration_since(appended));
+    }
+    Ok(())
+}
+
+fn body(envelopes: &[Bytes], cursor: &str) -> Vec<u8> {
+    let length: usize = envelopes.iter().map(|envelope| envelope.len() + 1).sum();
+    let mut body = Vec::with_capacity(length + cursor.len() + 32);
+    body.extend_from_slice(b"{\"messages\":[");
+    for (index, envelope) in envelopes.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(envelope);
+    }
+    // A cursor is base64url: nothing in it needs escaping.
+    body.extend_from_slice(b"],\"cursor\":\"");
+    body.extend_from_slice(cursor.as_bytes());
+    body.extend_from_slice(b"\"}");
+    body
+}

@@ -1,0 +1,196 @@
+//! The SSE transport (WHATWG HTML §9.2): one stream of events, each an envelope, its `id` the cursor after it.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::http::HeaderValue;
+use hyper::{Response, header};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::http::{Answer, Body, Call};
+use super::{Caller, Edge, Event, Subscriptions};
+use crate::close::{Fault, Kind};
+use crate::envelope;
+use crate::metrics::{ActiveGuard, Transport};
+use crate::presence::Lease;
+
+/// Between comments: proxies cut streams that are silent for 30 s.
+const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
+/// How long an `EventSource` waits before it reconnects.
+const RETRY_MS: u64 = 2000;
+/// Bytes read from cursors into one chunk.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// Answers `GET /v1/sse`.
+///
+/// # Errors
+/// The refusal.
+pub fn open(call: &Call) -> Result<Answer, Fault> {
+    let caller = call.caller(Transport::Sse)?;
+    caller.edge.quotas.of(&caller.who).request()?;
+    let opening = call.opening()?;
+    if opening.joins.is_empty() {
+        return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
+    }
+    let mut subscriptions = Subscriptions::new();
+    let mut head = format!("retry: {RETRY_MS}\n\n").into_bytes();
+    push_event(&mut head, None, &Caller::established(&caller.edge, caller.client_id, Some(&caller.who)));
+    for join in &opening.joins {
+        let joined = caller.join(&mut subscriptions, join, opening.cursor.as_ref(), Lease::Stream, None)?;
+        push_event(&mut head, Some(&subscriptions.cursor_string(None)), &joined);
+    }
+    caller.edge.metrics.sent(Transport::Sse, 1 + opening.joins.len() as u64);
+    let mut answer = Response::new(Body::Events(Box::new(SseBody::new(caller, subscriptions, head.into()))));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    // nginx and those who follow it would hold events back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(answer)
+}
+
+/// The stream of one subscriber.
+pub struct SseBody {
+    caller: Caller,
+    subscriptions: Subscriptions,
+    head: Option<Bytes>,
+    clock: Pin<Box<Sleep>>,
+    comment_due: Instant,
+    expires: Option<Instant>,
+    /// A drain has begun: when to go, and when the client is to come back.
+    leave: Option<(Instant, Duration)>,
+    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    ended: bool,
+    _active: ActiveGuard,
+}
+
+impl SseBody {
+    fn new(caller: Caller, subscriptions: Subscriptions, head: Bytes) -> Self {
+        let comment_due = Instant::now() + COMMENT_INTERVAL;
+        let expires = caller.who.expires_at.map(|at| {
+            let left = at.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+            Instant::now() + left.min(Duration::from_secs(1 << 30))
+        });
+        Self {
+            subscriptions,
+            head: Some(head),
+            clock: Box::pin(tokio::time::sleep_until(comment_due)),
+            comment_due,
+            expires,
+            leave: None,
+            drain: Some(Box::pin(caller.edge.drain.token().clone().cancelled_owned())),
+            ended: false,
+            _active: caller.edge.metrics.connection(Transport::Sse),
+            caller,
+        }
+    }
+
+    /// The next bytes of the stream; `None` at its end.
+    pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(head) = self.head.take() {
+            return Poll::Ready(Some(head));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        loop {
+            match self.read() {
+                Ok(chunk) if !chunk.is_empty() => return Poll::Ready(Some(chunk.into())),
+                Ok(_) => {}
+                Err(fault) => return Poll::Ready(Some(self.end(&fault))),
+            }
+            if self.subscriptions.wake().poll_rung(context).is_ready() {
+                continue;
+            }
+            if let Some(drain) = &mut self.drain
+                && drain.as_mut().poll(context).is_ready()
+            {
+                self.drain = None;
+                let (leave, retry) = self.caller.edge.drain.spread();
+                self.leave = Some((Instant::now() + leave, retry));
+            }
+            let due = [self.expires, self.leave.map(|(at, _)| at)];
+            let due = due.into_iter().flatten().fold(self.comment_due, Instant::min);
+            if self.clock.deadline() != due {
+                self.clock.as_mut().reset(due);
+            }
+            ready!(self.clock.as_mut().poll(context));
+            if let Some(chunk) = self.tick() {
+                return Poll::Ready(Some(chunk));
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Vec<u8>, Fault> {
+        let edge: &Edge = &self.caller.edge;
+        let mut chunk = Vec::new();
+        let (mut count, mut oldest) = (0, None);
+        self.subscriptions.read(edge, &self.caller.who.user_id, BATCH_BYTES, |event, moment| {
+            let cursor = match event {
+                Event::Passing(_) => None,
+                Event::Message(_) | Event::Gap(_) => Some(moment.cursor_string()),
+            };
+            push_event(&mut chunk, cursor.as_deref(), event.json());
+            count += 1;
+            if let (Event::Message(message), None) = (&event, oldest) {
+                oldest = Some(message.appended);
+            }
+        })?;
+        edge.metrics.sent(Transport::Sse, count);
+        if let Some(appended) = oldest {
+            edge.metrics.delivered(edge.now().saturating_duration_since(appended));
+        }
+        Ok(chunk)
+    }
+
+    fn tick(&mut self) -> Option<Bytes> {
+        let now = Instant::now();
+        if let Some((at, retry)) = self.leave
+            && at <= now
+        {
+            return Some(
+                self.end(&Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry)),
+            );
+        }
+        if self.expires.is_some_and(|at| at <= now) {
+            return Some(self.end(&Fault::new(Kind::AuthenticationFailed, "the token has expired")));
+        }
+        if self.comment_due <= now {
+            self.comment_due = now + COMMENT_INTERVAL;
+            return Some(Bytes::from_static(b":\n\n"));
+        }
+        None
+    }
+
+    /// The last chunk. A restart is only a `retry:`; everything else is told.
+    fn end(&mut self, fault: &Fault) -> Bytes {
+        self.ended = true;
+        let metrics = &self.caller.edge.metrics;
+        metrics.closed(Transport::Sse, fault.kind.code(), fault.kind.reason());
+        let mut chunk = Vec::new();
+        if let Some(ms) = fault.retry_after_ms() {
+            chunk.extend_from_slice(format!("retry: {ms}\n\n").as_bytes());
+        }
+        if fault.kind != Kind::Restart {
+            metrics.fault(Transport::Sse, fault.kind);
+            push_event(&mut chunk, None, &envelope::encode_error(fault, None));
+        }
+        chunk.into()
+    }
+}
+
+/// One event (WHATWG HTML §9.2.6). Envelopes are one line, so `data` is one field.
+fn push_event(chunk: &mut Vec<u8>, id: Option<&str>, json: &[u8]) {
+    if let Some(id) = id {
+        chunk.extend_from_slice(b"id: ");
+        chunk.extend_from_slice(id.as_bytes());
+        chunk.push(b'\n');
+    }
+    chunk.extend_from_slice(b"data: ");
+    chunk.extend_from_slice(json);
+    chunk.extend_from_slice(b"\n\n");
+}

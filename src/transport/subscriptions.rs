@@ -1,0 +1,301 @@
+//! The cursors of one subscriber, whatever its transport: where it has joined, and the one read that gives it all it
+//! has missed and all that comes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cursor_string::CursorString;
+use super::edge::Edge;
+use crate::auth::Identity;
+use crate::channel::{
+    Channel, ChannelName, Cursor, Gap, GapReason, Item, Message, Position, Resume, Viewer, Wake, Watch,
+};
+use crate::close::{Fault, Kind};
+use crate::config::SlowConsumer;
+use crate::envelope::{self, PresenceState};
+use crate::presence::{Lease, Member};
+
+/// All channels that one subscriber has joined.
+pub struct Subscriptions {
+    wake: Arc<Wake>,
+    joined: Vec<Subscription>,
+    /// Which channel is read first next time, so that a busy one doesn't starve the others.
+    turn: usize,
+}
+
+struct Subscription {
+    watch: Watch,
+    cursor: Cursor,
+    presence: bool,
+    /// To be told before anything else.
+    gap: Option<Gap>,
+    /// The user is present while it lives.
+    member: Option<Member>,
+}
+
+/// What came of a join.
+pub struct Joined {
+    /// From where delivery goes on.
+    pub position: Position,
+    /// Whether a position was asked for and is still held.
+    pub recovered: bool,
+}
+
+/// One thing for the subscriber, in order.
+pub enum Event<'a> {
+    /// A stored message; moves the cursor.
+    Message(&'a Arc<Message>),
+    /// A gap; moves the cursor.
+    Gap(Bytes),
+    /// A passing envelope.
+    Passing(&'a [u8]),
+}
+
+impl Event<'_> {
+    /// The envelope's JSON.
+    pub fn json(&self) -> &[u8] {
+        match self {
+            Self::Message(message) => &message.json,
+            Self::Gap(json) => json,
+            Self::Passing(json) => json,
+        }
+    }
+}
+
+/// The subscriber's cursors at the moment of one event.
+pub struct Moment<'a> {
+    joined: &'a [Subscription],
+    index: usize,
+    position: Position,
+}
+
+impl Moment<'_> {
+    /// The cursor string after this event.
+    pub fn cursor_string(&self) -> String {
+        let places = self.joined.iter().enumerate().map(|(index, subscription)| {
+            let position = if index == self.index { self.position } else { subscription.cursor.position() };
+            (subscription.channel().name(), position, 0)
+        });
+        CursorString::encode(None, places)
+    }
+}
+
+impl Subscriptions {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { wake: Arc::default(), joined: Vec::new(), turn: 0 }
+    }
+
+    /// Rings when one of the channels has news.
+    pub fn wake(&self) -> &Wake {
+        &self.wake
+    }
+
+    /// Whether that channel is joined.
+    pub fn has(&self, channel: &ChannelName) -> bool {
+        self.find(channel).is_some()
+    }
+
+    /// The channels that are joined.
+    pub fn channels(&self) -> impl Iterator<Item = &Arc<Channel>> {
+        self.joined.iter().map(Subscription::channel)
+    }
+
+    /// Joins a channel, or moves the cursor in it if it is joined already. `passing` goes on among this node's
+    /// passing envelopes where a poll left off.
+    ///
+    /// # Errors
+    /// A [`Fault`] if `who` may not, or has as many channels as allowed.
+    pub fn join(
+        &mut self,
+        edge: &Edge,
+        who: &Identity,
+        name: &ChannelName,
+        (resume, passing): (Resume, Option<u64>),
+        presence: bool,
+        lease: Lease,
+    ) -> Result<Joined, Fault> {
+        let settings = edge.hub.settings(name);
+        if !who.may_join(name, settings) {
+            return Err(
+                Fault::new(Kind::Forbidden, "no grant to join this channel").in_channel(name.as_str())
+            );
+        }
+        let known = self.find(name);
+        if known.is_none() && self.joined.len() >= edge.config.limits.channels_per_connection {
+            return Err(Fault::new(
+                Kind::TooManyChannels,
+                "this connection has joined as many channels as it may",
+            )
+            .with_limit("limits.channels_per_connection")
+            .in_channel(name.as_str()));
+        }
+        let channel = match known {
+            Some(index) => Arc::clone(self.joined[index].channel()),
+            None => edge.hub.channel(name)?,
+        };
+        let presence = presence && settings.presence;
+        // Before the cursor is taken: a subscriber isn't told of itself.
+        let member = match known {
+            Some(index) => self.joined[index].member.take(),
+            None if settings.presence => {
+                Some(edge.roster.join(&channel, &who.user_id, who.info.as_ref(), lease))
+            }
+            None => None,
+        };
+        let watch = channel.watch(&self.wake);
+        let (cursor, gap) = channel.begin(resume, edge.now());
+        let cursor = passing.map_or(cursor, |passing| cursor.with_passing(passing));
+        let recovered = matches!(resume, Resume::After(_)) && gap.is_none();
+        let subscription = Subscription { watch, cursor, presence, gap, member };
+        match known {
+            Some(index) => self.joined[index] = subscription,
+            None => self.joined.push(subscription),
+        }
+        // There may be something to read at once.
+        self.wake.wake();
+        Ok(Joined { position: cursor.position(), recovered })
+    }
+
+    /// Leaves a channel; whether it was joined.
+    pub fn leave(&mut self, channel: &ChannelName) -> bool {
+        let found = self.find(channel);
+        if let Some(index) = found {
+            self.joined.remove(index);
+            self.turn = 0;
+        }
+        if self.joined.is_empty() {
+            self.joined = Vec::new();
+        }
+        found.is_some()
+    }
+
+    /// Goes on as `who`, whose token may grant other things: returns the channels that had to be left.
+    pub fn renew(&mut self, edge: &Edge, who: &Identity, lease: Lease) -> Vec<ChannelName> {
+        let mut left = Vec::new();
+        self.joined.retain_mut(|subscription| {
+            let channel = Arc::clone(subscription.channel());
+            if !who.may_join(channel.name(), edge.hub.settings(channel.name())) {
+                left.push(channel.name().clone());
+                return false;
+            }
+            if let Some(member) = &mut subscription.member {
+                *member = edge.roster.join(&channel, &who.user_id, who.info.as_ref(), lease);
+            }
+            true
+        });
+        self.turn = 0;
+        left
+    }
+
+    /// Gives `take` what the subscriber has not seen, until about `budget` bytes are given. Returns whether there is
+    /// more now.
+    ///
+    /// # Errors
+    /// [`Kind::SlowConsumer`] if it fell off the log of a channel that says `close`.
+    pub fn read(
+        &mut self,
+        edge: &Edge,
+        user_id: &str,
+        budget: usize,
+        mut take: impl FnMut(Event<'_>, &Moment<'_>),
+    ) -> Result<bool, Fault> {
+        let mut given = 0;
+        for step in 0..self.joined.len() {
+            let index = (self.turn + step) % self.joined.len();
+            if !self.joined[index].has_news() {
+                continue;
+            }
+            if given >= budget
+                || self.read_one(edge, user_id, index, budget - given, &mut given, &mut take)?
+            {
+                self.turn = index;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where the subscriber stands; with its place among `node`'s passing envelopes, for a poll.
+    pub fn cursor_string(&self, node: Option<u32>) -> String {
+        let places = self.joined.iter().map(|subscription| {
+            (subscription.channel().name(), subscription.cursor.position(), subscription.cursor.passing())
+        });
+        CursorString::encode(node, places)
+    }
+
+    fn read_one(
+        &mut self,
+        edge: &Edge,
+        user_id: &str,
+        index: usize,
+        budget: usize,
+        given: &mut usize,
+        take: &mut impl FnMut(Event<'_>, &Moment<'_>),
+    ) -> Result<bool, Fault> {
+        let gap = self.joined[index].gap.take();
+        let Subscription { mut cursor, presence, .. } = self.joined[index];
+        let channel = Arc::clone(self.joined[index].channel());
+        let joined = &self.joined;
+        let mut give = |event: Event<'_>, position: Position| {
+            *given += event.json().len();
+            take(event, &Moment { joined, index, position });
+        };
+        let tell_gap = |gap: &Gap, position: Position, give: &mut dyn FnMut(Event<'_>, Position)| {
+            edge.metrics.gap(gap.reason);
+            give(Event::Gap(envelope::gap(channel.name().as_str(), gap)), position);
+        };
+        if let Some(gap) = gap {
+            tell_gap(&gap, cursor.position(), &mut give);
+        }
+        let epoch = cursor.position().epoch;
+        let viewer = Viewer { user_id, presence };
+        let result = channel.read(&mut cursor, viewer, budget, |item| match item {
+            Item::Message(message) => give(Event::Message(message), Position { epoch, seq: message.seq }),
+            Item::Passing(json) => give(Event::Passing(json), Position { epoch, seq: 0 }),
+        });
+        let more = match result {
+            Ok(batch) => {
+                if batch.missed_passing {
+                    let (users, total) = edge.roster.list(channel.name());
+                    let state = PresenceState { channel: channel.name().as_str(), users, total };
+                    let json = envelope::encode("presence_state", &state, None);
+                    give(Event::Passing(&json), cursor.position());
+                }
+                batch.more
+            }
+            Err(gap) => {
+                let closes = edge.hub.settings(channel.name()).slow_consumer == SlowConsumer::Close;
+                if closes && gap.reason == GapReason::SlowConsumer {
+                    return Err(Fault::new(Kind::SlowConsumer, "read too slowly for this channel")
+                        .in_channel(channel.name().as_str()));
+                }
+                tell_gap(&gap, cursor.position(), &mut give);
+                true
+            }
+        };
+        self.joined[index].cursor = cursor;
+        Ok(more)
+    }
+
+    fn find(&self, channel: &ChannelName) -> Option<usize> {
+        self.joined.iter().position(|subscription| subscription.channel().name() == channel)
+    }
+}
+
+impl Default for Subscriptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Subscription {
+    fn channel(&self) -> &Arc<Channel> {
+        self.watch.channel()
+    }
+
+    fn has_news(&self) -> bool {
+        self.gap.is_some() || self.channel().has_news(&self.cursor)
+    }
+}

@@ -1,0 +1,52 @@
+//! `/echo`: every message back as it came, through the same reader and writer as `/v1/ws`. For conformance suites.
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::frames::Inbound;
+use super::wire::{Loss, Wire};
+use crate::close::{Fault, Kind};
+use crate::envelope;
+use crate::transport::Edge;
+
+/// Serves one connection until it ends.
+pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
+    edge: &Edge,
+    stream: S,
+    unread: Bytes,
+    refusal: Option<Fault>,
+) {
+    let limits = &edge.config.limits;
+    let (mut wire, mut fed) = Wire::new(stream, &unread, limits.message_bytes, limits.queue_bytes);
+    if let Some(fault) = refusal {
+        wire.outbox.text(&envelope::encode_error(&fault, None));
+        return wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;
+    }
+    loop {
+        for inbound in std::mem::take(&mut wire.arrived) {
+            match inbound {
+                Inbound::Text(text) => wire.outbox.frame(OpCode::Text, &text),
+                Inbound::Binary(bytes) => wire.outbox.frame(OpCode::Binary, &bytes),
+                Inbound::Ping(payload) => wire.outbox.frame(OpCode::Pong, &payload),
+                Inbound::Pong => {}
+                Inbound::Close(code) => return wire.goodbye(code, "", true).await,
+            }
+        }
+        if let Err(loss) = fed {
+            return match loss {
+                Loss::Violation(fault) => wire.goodbye(Some(fault.code()), fault.reason(), false).await,
+                Loss::Eof | Loss::Io(_) => {}
+            };
+        }
+        let turn = std::future::poll_fn(|context| wire.poll_turn(context));
+        fed = tokio::select! {
+            turn = turn => turn.map(|_| ()),
+            () = edge.drain.token().cancelled() => {
+                let (_, retry) = edge.drain.spread();
+                let fault = Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry);
+                return wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;
+            }
+        };
+    }
+}

@@ -1,0 +1,72 @@
+//! The opening handshake (RFC 6455 §4.2). A browser's page never sees why a handshake was refused, so who may not come
+//! in is let in, told why, and closed.
+
+use std::sync::Arc;
+
+use hyper::Request;
+use hyper::http::HeaderValue;
+use hyper::{Response, header};
+use uuid::Uuid;
+
+use crate::auth::Identity;
+use crate::close::{Fault, Kind};
+use crate::config::AuthMode;
+use crate::transport::http::{Answer, Body, Call, Opening};
+
+/// The subprotocol of this version.
+pub const SUBPROTOCOL: &str = "tidegate.v1.json";
+
+/// What the connection's task goes on with after the handshake.
+pub struct Upgrade {
+    /// Names the connection, in logs and to its client.
+    pub client_id: Uuid,
+    /// Who it is: nobody yet, or the refusal to tell before closing.
+    pub who: Result<Option<Arc<Identity>>, Fault>,
+    /// What the query asks to join.
+    pub opening: Result<Opening, Fault>,
+    /// It is `/echo`.
+    pub echo: bool,
+}
+
+/// Answers a request for a WebSocket; with [`Upgrade`] if it becomes one.
+pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, Option<Upgrade>) {
+    if !fastwebsockets::upgrade::is_upgrade_request(request) {
+        let fault = Fault::new(Kind::UpgradeRequired, "this resource speaks WebSocket only");
+        return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
+    }
+    let switching = match fastwebsockets::upgrade::upgrade(&mut *request) {
+        // The future is not needed: the connection's task takes the stream off hyper itself.
+        Ok((switching, _)) => switching,
+        Err(error) => {
+            let fault = match error {
+                fastwebsockets::WebSocketError::InvalidSecWebsocketVersion => {
+                    Fault::new(Kind::UpgradeRequired, "Sec-WebSocket-Version must be 13")
+                }
+                other => Fault::malformed(format!("not a WebSocket handshake: {other}")),
+            };
+            return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
+        }
+    };
+    let upgrade = Upgrade { client_id: call.connection, who: who(call), opening: call.opening(), echo };
+    let mut answer = Response::new(Body::Full(None));
+    *answer.status_mut() = switching.status();
+    *answer.headers_mut() = switching.headers().clone();
+    if offers_subprotocol(call) {
+        let chosen = HeaderValue::from_static(SUBPROTOCOL);
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+    }
+    (answer, Some(upgrade))
+}
+
+fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
+    match (call.identify()?, call.edge.config.auth.mode) {
+        (None, AuthMode::Optional) => Ok(Some(Arc::new(Identity::guest_of_connection()))),
+        (who, _) => Ok(who),
+    }
+}
+
+fn offers_subprotocol(call: &Call) -> bool {
+    let offers = call.head.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let mut names = offers.iter().filter_map(|offer| offer.to_str().ok()).flat_map(|offer| offer.split(','));
+    names.any(|name| name.trim() == SUBPROTOCOL)
+}

@@ -1,0 +1,14 @@
+//! The WebSocket transport (RFC 6455): the handshake, then one loop per connection that reads requests, moves cursors
+//! and writes what they read. One task; nothing is awaited frame by frame.
+
+mod echo;
+mod frames;
+pub mod guard;
+mod handshake;
+mod outbox;
+mod session;
+mod wire;
+
+pub use echo::echo;
+pub use handshake::{Upgrade, accept};
+pub use session::run;

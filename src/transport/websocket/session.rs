@@ -1,0 +1,452 @@
+//! One client on a WebSocket, from the first envelope to the close: requests in, answers and what its cursors read out.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tracing::debug;
+use uuid::Uuid;
+
+use super::frames::Inbound;
+use super::handshake::Upgrade;
+use super::wire::{Loss, Turn, Wire};
+use crate::auth::Identity;
+use crate::channel::{Channel, metadata_timestamp};
+use crate::close::{Fault, Kind};
+use crate::envelope::{self, Incoming, Rejected, Request};
+use crate::metrics::Transport;
+use crate::presence::Lease;
+use crate::quota::ConnectionQuota;
+use crate::transport::http::Opening;
+use crate::transport::{Caller, Edge, Event, Subscriptions};
+
+/// Bytes read from cursors into one write: enough for a burst to become one record, little enough that nobody starves.
+const BATCH_BYTES: usize = 16 * 1024;
+/// Violations in a row after which a connection is closed.
+const VIOLATIONS_MAX: u8 = 10;
+
+/// Serves one connection until it ends.
+pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    edge: Arc<Edge>,
+    upgrade: Upgrade,
+    stream: S,
+    unread: Bytes,
+) {
+    let _active = edge.metrics.connection(Transport::WebSocket);
+    let limits = &edge.config.limits;
+    let (wire, fed) = Wire::new(stream, &unread, limits.message_bytes, limits.queue_bytes);
+    drop(unread);
+    let client_id = upgrade.client_id;
+    let mut session = Session::new(edge, client_id, wire);
+    let end = match session.open(upgrade.who, upgrade.opening) {
+        Ok(()) => session.serve(fed).await,
+        Err(fault) => End::Fault(fault),
+    };
+    debug!(connection = %client_id, ?end, "websocket ends");
+    session.close(end).await;
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// We end it, for that reason.
+    Fault(Fault),
+    /// The client has sent a close.
+    Closed(Option<u16>),
+    /// The client broke RFC 6455.
+    Violation(super::guard::Fault),
+    /// The client is gone.
+    Lost,
+    /// The client has not read for `limits.write_timeout`.
+    Stuck,
+    /// The client does not answer any more.
+    Dead,
+}
+
+/// What the loop wakes up for.
+enum Wakeup {
+    Wire(Turn),
+    News,
+    Clock,
+    Drain,
+}
+
+struct Session<S> {
+    edge: Arc<Edge>,
+    client_id: Uuid,
+    who: Option<Arc<Identity>>,
+    wire: Wire<S>,
+    subscriptions: Subscriptions,
+    quota: ConnectionQuota,
+    /// Joins that wait for a token.
+    opening: Option<Box<Opening>>,
+    violations: u8,
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+    /// The client has been told already why it is closed.
+    told: bool,
+    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+/// The moments that a connection lives by.
+struct Clock {
+    /// The last time anything was heard.
+    heard: Instant,
+    ping_due: Instant,
+    /// A ping is out since then.
+    pinged: Option<Instant>,
+    /// No token by then: 4001.
+    token_due: Option<Instant>,
+    expires: Option<Instant>,
+    /// A drain has begun: when to go, and when the client is to come back.
+    leave: Option<(Instant, Duration)>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    fn new(edge: Arc<Edge>, client_id: Uuid, wire: Wire<S>) -> Self {
+        let now = Instant::now();
+        let clock = Clock {
+            heard: now,
+            ping_due: now + edge.config.heartbeat.interval,
+            pinged: None,
+            token_due: Some(now + edge.config.auth.timeout),
+            expires: None,
+            leave: None,
+        };
+        Self {
+            client_id,
+            who: None,
+            wire,
+            subscriptions: Subscriptions::new(),
+            quota: edge.quotas.connection(),
+            opening: None,
+            violations: 0,
+            sleep: Box::pin(tokio::time::sleep_until(now)),
+            told: false,
+            clock,
+            drain: Some(Box::pin(edge.drain.token().clone().cancelled_owned())),
+            edge,
+        }
+    }
+
+    /// The first envelopes: who the client is, and what its query asked for.
+    fn open(
+        &mut self,
+        who: Result<Option<Arc<Identity>>, Fault>,
+        opening: Result<Opening, Fault>,
+    ) -> Result<(), Fault> {
+        let who = who?;
+        self.say(&Caller::established(&self.edge, self.client_id, who.as_deref()));
+        match opening {
+            Ok(opening) if !opening.joins.is_empty() => self.opening = Some(Box::new(opening)),
+            Ok(_) => {}
+            Err(fault) => self.refuse(fault, None)?,
+        }
+        if let Some(who) = who {
+            self.identify(who)?;
+        }
+        Ok(())
+    }
+
+    async fn serve(&mut self, mut fed: Result<(), Loss>) -> End {
+        loop {
+            for inbound in std::mem::take(&mut self.wire.arrived) {
+                if let Err(end) = self.hear(inbound).await {
+                    return end;
+                }
+            }
+            if let Err(loss) = fed {
+                return self.lose(&loss);
+            }
+            if let Err(fault) = self.read_cursors() {
+                return End::Fault(fault);
+            }
+            fed = match self.next().await {
+                Ok(Wakeup::Wire(Turn::Read)) => {
+                    self.clock.heard = Instant::now();
+                    Ok(())
+                }
+                Ok(Wakeup::Wire(Turn::Written) | Wakeup::News) => Ok(()),
+                Ok(Wakeup::Clock) => match self.tick() {
+                    Ok(()) => Ok(()),
+                    Err(end) => return end,
+                },
+                Ok(Wakeup::Drain) => {
+                    let (leave, retry) = self.edge.drain.spread();
+                    self.clock.leave = Some((Instant::now() + leave, retry));
+                    Ok(())
+                }
+                Err(loss) => Err(loss),
+            };
+        }
+    }
+
+    fn lose(&self, loss: &Loss) -> End {
+        match loss {
+            Loss::Violation(fault) if fault.code() == Kind::MessageTooLarge.code() => {
+                let limit = self.edge.config.limits.message_bytes;
+                let fault = Fault::new(Kind::MessageTooLarge, format!("a message has at most {limit} bytes"));
+                End::Fault(fault.with_limit("limits.message_bytes"))
+            }
+            Loss::Violation(fault) => End::Violation(*fault),
+            Loss::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => End::Stuck,
+            Loss::Eof | Loss::Io(_) => End::Lost,
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn next(&mut self) -> Result<Wakeup, Loss> {
+        let deadline = self.clock.next(&self.edge);
+        if self.sleep.deadline() != deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Wakeup, Loss>> {
+        if let Poll::Ready(turn) = self.wire.poll_turn(context) {
+            return Poll::Ready(turn.map(Wakeup::Wire));
+        }
+        // While the last batch is on its way out, news can wait: there will be more of it then.
+        if self.wire.outbox.is_empty() && self.subscriptions.wake().poll_rung(context).is_ready() {
+            return Poll::Ready(Ok(Wakeup::News));
+        }
+        if let Some(drain) = &mut self.drain
+            && drain.as_mut().poll(context).is_ready()
+        {
+            self.drain = None;
+            return Poll::Ready(Ok(Wakeup::Drain));
+        }
+        self.sleep.as_mut().poll(context).map(|()| Ok(Wakeup::Clock))
+    }
+
+    /// Fills the outbox with what the cursors have not seen, if it is empty.
+    fn read_cursors(&mut self) -> Result<(), Fault> {
+        let Some(who) = &self.who else { return Ok(()) };
+        if !self.wire.outbox.is_empty() {
+            return Ok(());
+        }
+        let outbox = &mut self.wire.outbox;
+        let (mut count, mut oldest) = (0, None);
+        self.subscriptions.read(&self.edge, &who.user_id, BATCH_BYTES, |event, _| {
+            outbox.text(event.json());
+            count += 1;
+            if let (Event::Message(message), None) = (&event, oldest) {
+                oldest = Some(message.appended);
+            }
+        })?;
+        self.edge.metrics.sent(Transport::WebSocket, count);
+        if let Some(appended) = oldest {
+            self.edge.metrics.delivered(self.edge.now().saturating_duration_since(appended));
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, inbound: Inbound) -> Result<(), End> {
+        match inbound {
+            Inbound::Text(text) => self.request(&text).await.map_err(End::Fault),
+            Inbound::Binary(_) => {
+                self.edge.metrics.received(Transport::WebSocket, 1);
+                let fault = Fault::malformed("a binary frame; envelopes are text");
+                self.refuse(fault, None).map_err(End::Fault)
+            }
+            Inbound::Ping(payload) => {
+                self.wire.outbox.frame(OpCode::Pong, &payload);
+                Ok(())
+            }
+            Inbound::Pong => Ok(()),
+            Inbound::Close(code) => Err(End::Closed(code)),
+        }
+    }
+
+    /// One envelope, and its answer.
+    async fn request(&mut self, text: &[u8]) -> Result<(), Fault> {
+        self.edge.metrics.received(Transport::WebSocket, 1);
+        let incoming = match envelope::parse(text) {
+            Ok(incoming) => incoming,
+            Err(Rejected { fault, correlation_id }) => return self.refuse(fault, correlation_id.as_deref()),
+        };
+        let id = incoming.correlation_id.clone();
+        match self.answer(incoming).await {
+            Ok(answer) => {
+                self.violations = 0;
+                if let Some(answer) = answer {
+                    self.say(&answer);
+                }
+                Ok(())
+            }
+            Err(fault) => self.refuse(fault, id.as_deref()),
+        }
+    }
+
+    async fn answer(&mut self, incoming: Incoming) -> Result<Option<Bytes>, Fault> {
+        if let Request::Auth { token } = &incoming.request {
+            self.quota.request()?;
+            self.authenticate(token, incoming.correlation_id.as_deref())?;
+            return Ok(None);
+        }
+        let Some(who) = &self.who else {
+            return Err(Fault::new(Kind::AuthenticationRequired, "send an auth envelope first"));
+        };
+        let caller = Caller {
+            edge: Arc::clone(&self.edge),
+            who: Arc::clone(who),
+            client_id: self.client_id,
+            transport: Transport::WebSocket,
+        };
+        match &incoming.request {
+            Request::Message { .. } | Request::TypingStart(_) | Request::TypingStop(_) => {
+                self.quota.message(who)?;
+            }
+            _ => self.quota.request()?,
+        }
+        caller.serve(incoming, Some(&mut self.subscriptions), false).await
+    }
+
+    fn authenticate(&mut self, token: &str, correlation_id: Option<&str>) -> Result<(), Fault> {
+        let who = self.edge.authenticator.verify(token).map_err(|error| {
+            tracing::warn!(connection = %self.client_id, reason = error.reason(), "authentication failed: {error}");
+            Fault::from(error)
+        })?;
+        if self.who.as_ref().is_some_and(|known| !known.is_guest() && known.user_id != who.user_id) {
+            return Err(Fault::new(Kind::AuthenticationFailed, "the token is another user's"));
+        }
+        let expires_at = who.expires_at.map(|at| metadata_timestamp(at).to_string());
+        let payload = serde_json::json!({ "ok": true, "user_id": &*who.user_id, "expires_at": expires_at });
+        let answer = envelope::encode("auth_response", &payload, correlation_id);
+        self.say(&answer);
+        self.identify(Arc::new(who))
+    }
+
+    /// From now on the client is that one; joins that waited for it are made.
+    fn identify(&mut self, who: Arc<Identity>) -> Result<(), Fault> {
+        self.clock.token_due = None;
+        self.clock.expires = who.expires_at.map(deadline);
+        let left = self.subscriptions.renew(&self.edge, &who, Lease::Stream);
+        self.who = Some(Arc::clone(&who));
+        for channel in left {
+            let fault = Fault::new(Kind::Forbidden, "the new token does not grant this channel");
+            self.refuse(fault.in_channel(channel.as_str()), None)?;
+            self.say(&envelope::encode(
+                "room_left",
+                &serde_json::json!({ "channel": channel.as_str() }),
+                None,
+            ));
+        }
+        let Some(opening) = self.opening.take() else { return Ok(()) };
+        let (edge, client_id) = (Arc::clone(&self.edge), self.client_id);
+        let caller = Caller { edge, who, client_id, transport: Transport::WebSocket };
+        for join in &opening.joins {
+            match caller.join(&mut self.subscriptions, join, opening.cursor.as_ref(), Lease::Stream, None) {
+                Ok(joined) => self.say(&joined),
+                Err(fault) => self.refuse(fault, None)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the client what is wrong with what it sent; after too many of them in a row, or one that a connection
+    /// can't outlive, the connection ends with it.
+    fn refuse(&mut self, fault: Fault, correlation_id: Option<&str>) -> Result<(), Fault> {
+        self.violations += 1;
+        self.say(&envelope::encode_error(&fault, correlation_id));
+        if !fault.kind.is_survivable() || self.violations >= VIOLATIONS_MAX {
+            self.told = true;
+            return Err(fault);
+        }
+        self.edge.metrics.fault(Transport::WebSocket, fault.kind);
+        Ok(())
+    }
+
+    fn say(&mut self, json: &[u8]) {
+        self.wire.outbox.text(json);
+        self.edge.metrics.sent(Transport::WebSocket, 1);
+    }
+
+    /// Something is due.
+    fn tick(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        let clock = &mut self.clock;
+        if let Some((at, retry)) = clock.leave
+            && at <= now
+        {
+            let fault = Fault::new(Kind::Restart, "this node is being restarted");
+            return Err(End::Fault(fault.with_retry_after(retry)));
+        }
+        if clock.token_due.is_some_and(|due| due <= now) {
+            return Err(End::Fault(Fault::new(Kind::AuthenticationRequired, "no token came in time")));
+        }
+        if clock.expires.is_some_and(|at| at <= now) {
+            return Err(End::Fault(Fault::new(Kind::AuthenticationFailed, "the token has expired")));
+        }
+        let heartbeat = &self.edge.config.heartbeat;
+        match clock.pinged {
+            Some(at) if clock.heard < at && at + heartbeat.timeout <= now => return Err(End::Dead),
+            Some(at) if clock.heard >= at => clock.pinged = None,
+            _ => {}
+        }
+        if clock.ping_due <= now {
+            clock.pinged.get_or_insert(now);
+            clock.ping_due = now + heartbeat.interval;
+            self.wire.outbox.frame(OpCode::Ping, &[]);
+        }
+        Ok(())
+    }
+
+    async fn close(self, end: End) {
+        if let Some(who) = &self.who {
+            for channel in self.subscriptions.channels() {
+                self.edge.typing.gone(Channel::name(channel), &who.user_id, self.client_id);
+            }
+        }
+        // Given back before the goodbye, which may take a while.
+        drop(self.subscriptions);
+        let metrics = &self.edge.metrics;
+        let mut wire = self.wire;
+        match end {
+            End::Fault(fault) => {
+                metrics.fault(Transport::WebSocket, fault.kind);
+                metrics.closed(Transport::WebSocket, fault.kind.code(), fault.kind.reason());
+                if fault.kind != Kind::Restart && !self.told {
+                    wire.outbox.text(&envelope::encode_error(&fault, None));
+                    metrics.sent(Transport::WebSocket, 1);
+                }
+                wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;
+            }
+            End::Violation(fault) => {
+                metrics.closed(Transport::WebSocket, fault.code(), "protocol_error");
+                wire.goodbye(Some(fault.code()), fault.reason(), false).await;
+            }
+            End::Closed(code) => {
+                metrics.closed(Transport::WebSocket, code.unwrap_or(1005), "client");
+                wire.goodbye(code, "", true).await;
+            }
+            End::Lost => metrics.closed(Transport::WebSocket, 1006, "lost"),
+            End::Stuck => metrics.closed(Transport::WebSocket, 1006, "write_timeout"),
+            End::Dead => metrics.closed(Transport::WebSocket, 1006, "dead_peer"),
+        }
+    }
+}
+
+impl Clock {
+    /// The next moment at which something is due.
+    fn next(&self, edge: &Edge) -> Instant {
+        let dead = self.pinged.map(|at| at + edge.config.heartbeat.timeout);
+        let leave = self.leave.map(|(at, _)| at);
+        let others = [dead, leave, self.token_due, self.expires];
+        others.into_iter().flatten().fold(self.ping_due, Instant::min)
+    }
+}
+
+/// When that moment of the calendar comes; at most some decades away, so that the clock doesn't overflow.
+fn deadline(at: SystemTime) -> Instant {
+    let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + left.min(Duration::from_secs(1 << 30))
+}

@@ -1,0 +1,149 @@
+//! The socket of one WebSocket: bytes in both directions, one poll for all that can happen to it. Knows frames, not
+//! sessions.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::timeout;
+
+use super::frames::{FrameReader, Inbound};
+use super::guard;
+use super::outbox::Outbox;
+
+/// How a connection ended, from the frames' point of view.
+#[derive(Debug)]
+pub enum Loss {
+    /// The client broke RFC 6455; with the code it is to be told.
+    Violation(guard::Fault),
+    /// The client is gone without a close.
+    Eof,
+    /// The socket failed.
+    Io(io::Error),
+}
+
+/// What became possible.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something arrived.
+    Read,
+    /// All that waited is written.
+    Written,
+}
+
+/// Socket, reader and writer.
+pub struct Wire<S> {
+    stream: S,
+    reader: FrameReader,
+    /// To the client.
+    pub outbox: Outbox,
+    /// From the client, not yet served.
+    pub arrived: Vec<Inbound>,
+    flushing: bool,
+    /// Above this many unwritten bytes nothing more is read: who floods us with pings must take the pongs.
+    queue_bytes: usize,
+}
+
+/// How much one read takes at most: on the stack, so that an idle connection holds nothing.
+const READ_BYTES: usize = 8192;
+/// How long the peer may take for its part of the close handshake.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// Takes over after the handshake; `unread` are bytes that came with it.
+    ///
+    /// # Errors
+    /// What is wrong with those bytes.
+    pub fn new(
+        stream: S,
+        unread: &Bytes,
+        message_bytes: usize,
+        queue_bytes: usize,
+    ) -> (Self, Result<(), Loss>) {
+        let mut wire = Self {
+            stream,
+            reader: FrameReader::new(message_bytes),
+            outbox: Outbox::default(),
+            arrived: Vec::new(),
+            flushing: false,
+            queue_bytes,
+        };
+        let fed = wire.reader.feed(unread, &mut wire.arrived).map_err(Loss::Violation);
+        (wire, fed)
+    }
+
+    /// Writes what waits, reads what came; ready when either is done.
+    ///
+    /// # Errors
+    /// [`Loss`], after which only [`Wire::goodbye`] makes sense.
+    pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<Turn, Loss>> {
+        if (!self.outbox.is_empty() || self.flushing)
+            && self.poll_write(context).map_err(Loss::Io)?.is_ready()
+        {
+            return Poll::Ready(Ok(Turn::Written));
+        }
+        if self.outbox.len() >= self.queue_bytes {
+            return Poll::Pending;
+        }
+        self.poll_read(context).map(|read| read.map(|()| Turn::Read))
+    }
+
+    /// Writes what waits and a close frame, then gives the peer a moment to answer with its own (RFC 6455 §7.1.1: the
+    /// server closes the TCP connection, after the handshake).
+    pub async fn goodbye(mut self, code: Option<u16>, reason: &str, answered: bool) {
+        if let Some(code) = code {
+            self.outbox.close(code, reason);
+        } else {
+            self.outbox.frame(OpCode::Close, &[]);
+        }
+        let farewell = async {
+            std::future::poll_fn(|context| self.poll_write(context)).await?;
+            self.stream.shutdown().await?;
+            if !answered {
+                self.wait_for_close().await;
+            }
+            io::Result::Ok(())
+        };
+        // Whether it got through does not matter any more: the connection ends either way.
+        let _: Result<io::Result<()>, _> = timeout(GOODBYE, farewell).await;
+    }
+
+    async fn wait_for_close(&mut self) {
+        self.arrived.clear();
+        while let Ok(()) = std::future::poll_fn(|context| self.poll_read(context)).await {
+            if self.arrived.drain(..).any(|inbound| matches!(inbound, Inbound::Close(_))) {
+                return;
+            }
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, self.outbox.rest()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outbox.advance(written);
+            self.flushing = true;
+        }
+        // Over TLS the records of the last write may still be in rustls.
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.flushing = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Loss>> {
+        let mut buffer = [const { MaybeUninit::uninit() }; READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).map_err(Loss::Io)?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(Loss::Eof));
+        }
+        Poll::Ready(self.reader.feed(buffer.filled(), &mut self.arrived).map_err(Loss::Violation))
+    }
+}
