@@ -10,7 +10,8 @@ use super::tree::Node;
 use super::{Config, ConfigError, Place, relations, web_origin};
 
 /// Where the configuration comes from. Tests fill it by hand; the process's own is [`Source::of_process`].
-#[derive(Clone, Debug, Default)]
+// Not `Debug`: the environment holds secrets.
+#[derive(Clone, Default)]
 pub struct Source {
     /// `--config`. Without it `TIDEGATE_CONFIG` names the file; without both it is development mode.
     pub file: Option<PathBuf>,
@@ -66,9 +67,8 @@ pub fn load(source: &Source) -> Result<Config, ConfigError> {
     keys::check(&tree)?;
     let mut config = typed(&tree)?;
     config.development = file.is_none();
-    for origin in &mut config.origins.allow {
-        *origin = web_origin::normal(origin).expect("the table of keys admits only origins");
-    }
+    // What is no origin was refused with the other values.
+    config.origins.allow = config.origins.allow.iter().filter_map(|text| web_origin::normal(text)).collect();
     relations::check(&config, &tree)?;
     config.warnings = mistyped;
     config.warnings.extend(relations::warnings(&config));
@@ -106,6 +106,9 @@ fn set_from_environment(tree: &mut Node, source: &Source) -> Result<Vec<String>,
             continue;
         }
         let text = value.to_str().ok_or_else(|| ConfigError::NotUtf8 { variable: variable.to_owned() })?;
+        if variable == "TIDEGATE_LOG" && text.is_empty() {
+            continue;
+        }
         let place = Place::Variable(variable.to_owned());
         let path = path(name, "__").ok_or_else(|| no_key(&place, name))?;
         let existing = match path.as_slice() {
@@ -178,7 +181,9 @@ fn no_key(place: &Place, key: &str) -> ConfigError {
 fn inherit_from_default(tree: &mut Node) {
     let Some(default) = tree.get(&["channels", "default"]).cloned() else { return };
     let Some(channels) = tree.get_mut("channels") else { return };
-    channels.values_mut().for_each(|namespace| namespace.inherit(&default));
+    for namespace in channels.values_mut() {
+        namespace.inherit(&default);
+    }
 }
 
 /// The table of keys has checked every value before, so that this finds nothing unless table and types disagree.

@@ -134,7 +134,12 @@ fn the_file_may_be_named_in_the_environment() {
 
 #[test]
 fn other_variables_are_left_alone() {
-    let env = [("TIDEGATE_TOKEN", "x"), ("TIDEGATE_SERVICE_HOST", "10.0.0.1"), ("TIDEGATE_PORT", "tcp://x")];
+    let env = [
+        ("TIDEGATE_TOKEN", "x"),
+        ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
+        ("TIDEGATE_PORT", "tcp://x"),
+        ("TIDEGATE_LOG", ""),
+    ];
     let own = [("tls.cert", "edge.crt")];
     assert_eq!(loaded("", &env, &own).warnings, [""; 0]);
     assert_eq!(

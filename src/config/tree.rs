@@ -54,7 +54,7 @@ impl Node {
     pub(super) fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let place = |at: usize| Place::File {
             path: path.to_owned(),
-            line: text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1,
+            line: text.get(..at).unwrap_or(text).matches('\n').count() + 1,
         };
         let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
             place: place(error.span().map_or(0, |span| span.start)),
