@@ -45,7 +45,7 @@ def find_binary() -> Path:
 def configuration(certificate: "Certificate", **changes: dict) -> dict:
     """Strict where a test can provoke it, generous where it cannot; `changes` are merged section by section."""
     sections = {
-        "listen": {"drain": "1s"},
+        "listen": {"drain": "1s", "max_connections": 1000},
         "tls": {"cert": str(certificate.cert), "key": str(certificate.key)},
         "auth": {"mode": "required", "hs256_secret": SECRET, "issuer": ISSUER, "audience": AUDIENCE, "timeout": "1s"},
         "origins": {"allow": [APP]},
@@ -81,7 +81,11 @@ class Trusted:
 
     def __init__(self, cert: Path):
         self.cert = cert
-        self.trust = ssl.create_default_context(cafile=cert)
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """A new one each time: httpx writes its ALPN offer into what it is given."""
+        return ssl.create_default_context(cafile=self.cert)
 
 
 class Certificate(Trusted):

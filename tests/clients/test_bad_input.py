@@ -156,9 +156,10 @@ async def test_a_valid_envelope_in_between_begins_the_count_again(edge):
                                    {"channels": "a", "recover": "nonsense"}])  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/sse", "/v1/poll"])
 async def test_a_wrong_query_is_malformed(edge, path, query):
-    async with edge.http() as client:
-        answer = await client.get(path, params=query, headers=bearer(edge.token()))
-        assert (answer.status_code, problem(answer).reason) == (400, "malformed")
+    async with edge.http() as client, client.stream("GET", path, params=query, headers=bearer(edge.token())) as answer:
+        assert answer.status_code == 400
+        await answer.aread()
+        assert problem(answer).reason == "malformed"
 
 
 @pytest.mark.parametrize("wait", ["x", "-1", "1s", ""])

@@ -77,6 +77,15 @@ async def test_curl_sends_a_large_body_after_100_continue(start, room):
     assert json.loads(await curl(edge, *arguments))["duplicate"] is False
 
 
+@pytest.mark.parametrize("length", [["-H", "Transfer-Encoding: chunked"], []])
+async def test_curl_is_told_early_that_its_upload_is_too_large(edge, room, tmp_path, length):
+    """A server that just closes leaves its client with a broken pipe and no reason (RFC 9112 §9.6)."""
+    file = tmp_path / "large"
+    file.write_bytes(b"x" * 20_000_000)
+    arguments = ["--http1.1", "-X", "POST", "-H", "Expect:", *length, "-T", str(file), edge.url(messages_of(room))]
+    assert json.loads(await curl(edge, *arguments))["code"] == 4005
+
+
 async def test_curl_is_told_of_a_refusal_with_its_status(edge, room):
     out = await curl(edge, "-w", "%{http_code}", edge.url(f"/v1/poll?channels={room}"), token=edge.token(ttl=-1))
     assert out.endswith("401")

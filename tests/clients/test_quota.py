@@ -116,12 +116,12 @@ async def test_in_an_array_each_message_too_many_has_its_own_answer(limited, roo
 
 
 async def test_a_backend_has_a_quota_of_its_own(start, room):
-    edge = start(quota={"messages_per_connection_per_minute": 5, "sends_per_server_per_second": 50})
+    edge = start(quota={"messages_per_connection_per_minute": 5, "sends_per_server_per_second": 20})
     backend = edge.token("backend", role="server")
-    await publish(edge, backend, room, *range(20))
+    await publish(edge, backend, room, *range(10))
     envelopes = [
         {"type": "message", "payload": {"channel": room, "data": n}, "metadata": {"correlation_id": str(n)}}
-        for n in range(120)
+        for n in range(80)
     ]
     async with edge.http() as client:
         answers = (await client.post("/v1/send", json=envelopes, headers=bearer(backend))).json()
@@ -167,6 +167,19 @@ async def test_a_connection_that_ends_makes_room(three):
                     return
             assert time.monotonic() < deadline, "no room 3 s after a connection was closed"
             await asyncio.sleep(0.1)
+
+
+async def test_a_refused_http2_connection_can_have_better_luck_later(three, room):
+    """Browsers keep such a connection, and their EventSource comes back on it."""
+    async with three.http(http2=True) as client:
+        query, headers = {"channels": room}, bearer(three.token())
+        async with AsyncExitStack() as stack:
+            await hold(stack, three, 3)
+            assert (await client.get("/v1/poll", params=query, headers=headers)).status_code == 429
+        deadline = time.monotonic() + 3
+        while (await client.get("/v1/poll", params=query, headers=headers)).status_code != 200:
+            assert time.monotonic() < deadline, "still refused 3 s after all others were closed"
+            await asyncio.sleep(0.2)
 
 
 async def test_refused_connections_do_not_use_up_the_room(three):

@@ -377,7 +377,7 @@ async def publish(edge: Edge, token: str, channel: str, *items, client: httpx.As
             return await publish(edge, token, channel, *items, client=client)
     acks = []
     for item in items:
-        answer = await client.post(messages_of(channel), json=item, headers=bearer(token))
+        answer = await client.post(messages_of(channel), content=json.dumps(item), headers=bearer(token))
         assert answer.status_code == 201, (answer.status_code, answer.text)
         acks.append(answer.json())
     return acks
