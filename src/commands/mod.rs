@@ -119,7 +119,7 @@ pub enum Failure {
     #[error("not ready: {0}")]
     NotReady(String),
     /// The token cannot be signed.
-    #[error("cannot sign the token: {0}")]
+    #[error(transparent)]
     Sign(#[from] crate::auth::SignError),
     /// The system refused something.
     #[error("{what}: {source}")]
