@@ -30,6 +30,8 @@ pub(super) struct Subscriber {
     /// A cursor that stands exactly where the ledgers do.
     cursor: Option<String>,
     before: Option<Transport>,
+    /// How many envelopes more it will read before it crashes, whatever else has arrived with them.
+    crash_after: Option<u32>,
     rng: StdRng,
     name: String,
     tally: Tally,
@@ -76,6 +78,7 @@ impl Subscriber {
             ledgers,
             cursor: None,
             before: None,
+            crash_after: None,
             rng,
             name,
             tally: Tally::default(),
@@ -105,7 +108,12 @@ impl Subscriber {
             }
             let span = self.span();
             let (transport, start) = self.choose();
+            // One in four goes down in the middle of what a single read has brought: between two events of one
+            // packet, or halfway through a poll's answer.
+            let crashes = self.is_joined() && self.rng.random_bool(0.25);
+            self.crash_after = crashes.then(|| self.rng.random_range(1..12));
             self.session(transport, &start, span).await;
+            self.crash_after = None;
             let pause = if self.rng.random_bool(0.05) { 2_000 } else { 150 };
             sleep(Duration::from_millis(self.rng.random_range(0..pause))).await;
         }
@@ -175,6 +183,11 @@ impl Subscriber {
                     if let Err(error) = self.absorb(transport, &mut envelopes, cursor) {
                         return self.violation(transport, start, &error);
                     }
+                    if self.crash_after == Some(0) {
+                        let reset = self.rng.random_bool(0.5);
+                        feed.cut(reset);
+                        return self.cut("between two envelopes");
+                    }
                 }
             }
         }
@@ -235,6 +248,14 @@ impl Subscriber {
     ) -> Result<(), WireError> {
         let mut moved = false;
         while let Some(text) = envelopes.pop_front() {
+            if let Some(left) = &mut self.crash_after {
+                if *left == 0 {
+                    // The rest of a poll's answer was never read, so its cursor is not ours.
+                    self.cursor = None;
+                    return Ok(());
+                }
+                *left -= 1;
+            }
             match envelope::read(&text)? {
                 Said::Joined(joined) => self.joined(transport, joined)?,
                 Said::Message(message) => {
