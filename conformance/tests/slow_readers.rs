@@ -224,11 +224,11 @@ async fn who_reads_again_finds_order_and_no_silent_hole() {
     let mut pausing = JoinSet::new();
     for index in 0..12 {
         let transport = Transport::ALL[index % 3];
-        let subscription = subscription(&edge.target, &format!("pausing-{index}"), Some(4096));
+        let subscription = subscription(&edge.target, &format!("pausing-{index}"), Some(65_536));
         pausing.spawn(async move {
             let mut seen = fresh();
             let mut feed = Feed::open(&subscription, transport, &Start::Fresh).await.unwrap();
-            let last = begin + Duration::from_secs(u64::from(SECONDS));
+            let last = begin + Duration::from_secs(u64::from(SECONDS) * 3);
             loop {
                 let until = (Instant::now() + Duration::from_millis(300)).min(last);
                 // A poll that is cut off by its reader's pause would be over.

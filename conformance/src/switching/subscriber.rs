@@ -99,7 +99,7 @@ impl Subscriber {
     }
 
     /// Switches until it's told the end, then stays until it has everything.
-    pub(super) async fn run(mut self, finish: watch::Receiver<Option<Finish>>) -> Self {
+    pub(super) async fn run(mut self, mut finish: watch::Receiver<Option<Finish>>) -> Self {
         loop {
             let ending = finish.borrow().clone();
             if let Some(last) = ending {
@@ -112,10 +112,12 @@ impl Subscriber {
             // packet, or halfway through a poll's answer.
             let crashes = self.is_joined() && self.rng.random_bool(0.25);
             self.crash_after = crashes.then(|| self.rng.random_range(1..12));
-            self.session(transport, &start, span).await;
+            self.session(transport, &start, span, &mut finish).await;
             self.crash_after = None;
-            let pause = if self.rng.random_bool(0.05) { 2_000 } else { 150 };
-            sleep(Duration::from_millis(self.rng.random_range(0..pause))).await;
+            let most = if self.rng.random_bool(0.05) { 2_000 } else { 150 };
+            let pause = Duration::from_millis(self.rng.random_range(0..most));
+            // The end of the run ends a pause, too.
+            let _ = timeout(pause, finish.wait_for(Option::is_some)).await;
         }
     }
 
@@ -163,7 +165,13 @@ impl Subscriber {
     }
 
     /// One session, cut after `span`. The very first goes on until it is joined, for else it would have no cursor.
-    async fn session(&mut self, transport: Transport, start: &Start, span: Duration) {
+    async fn session(
+        &mut self,
+        transport: Transport,
+        start: &Start,
+        span: Duration,
+        finish: &mut watch::Receiver<Option<Finish>>,
+    ) {
         self.count(transport, start);
         let joined = self.is_joined();
         let begun = Instant::now();
@@ -176,7 +184,12 @@ impl Subscriber {
         let mut envelopes = VecDeque::new();
         loop {
             let until = if self.is_joined() { begun + span } else { cut };
-            match timeout_at(until, feed.next(&mut envelopes)).await {
+            let next = tokio::select! {
+                next = timeout_at(until, feed.next(&mut envelopes)) => next,
+                // A subscriber that has not joined yet must do so first.
+                _ = finish.wait_for(Option::is_some), if self.is_joined() => break,
+            };
+            match next {
                 Err(_) => break,
                 Ok(Err(error)) => return self.violation(transport, start, &error),
                 Ok(Ok(cursor)) => {

@@ -4,12 +4,14 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::edge::Minter;
@@ -51,6 +53,17 @@ impl Target {
     #[must_use]
     pub fn with_tls(self, tls: TlsConnector) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// The same, offering that protocol alone in the TLS handshake (RFC 7301); as it is, if it's plain.
+    #[must_use]
+    pub fn offering(mut self, protocol: &str) -> Self {
+        if let Some(tls) = &mut self.tls {
+            let mut config = ClientConfig::clone(tls.config());
+            config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+            *tls = TlsConnector::from(Arc::new(config));
+        }
+        self
     }
 
     /// Its TLS client, if it speaks TLS.
