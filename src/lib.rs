@@ -19,3 +19,4 @@ pub mod config;
 pub mod metrics;
 pub mod admin;
 pub mod demo;
+pub mod commands;

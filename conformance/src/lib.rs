@@ -1,1 +1,13 @@
-//! Black-box conformance checks of a running edge; nothing here imports the server.
+//! Black-box conformance checks of a running edge: raw clients for its three transports, and the checks and load
+//! made with them. It knows the protocol's page and nothing else of the server, which it never imports.
+
+pub mod edge;
+pub mod wire;
+
+pub mod envelope;
+pub mod feed;
+pub mod ledger;
+
+pub mod garbage;
+pub mod load;
+pub mod switching;

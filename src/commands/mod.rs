@@ -119,8 +119,8 @@ pub enum Failure {
     #[error("not ready: {0}")]
     NotReady(String),
     /// The token cannot be signed.
-    #[error("cannot sign the token: {0}")]
-    Sign(#[from] jsonwebtoken::errors::Error),
+    #[error(transparent)]
+    Sign(#[from] crate::auth::SignError),
     /// The system refused something.
     #[error("{what}: {source}")]
     System {

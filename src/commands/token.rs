@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value, json};
 
 use super::{ConfigFlags, Failure, print};
+use crate::auth;
 use crate::channel::{ChannelName, NameError};
 use crate::config::{self, Config, DEVELOPMENT_DIRECTORY};
 use crate::server::dev_cert;
@@ -67,8 +67,7 @@ pub fn run(flags: Flags) -> Result<(), Failure> {
     let secret = secret(&config)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let claims = claims(flags, &config, now);
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)?;
+    let token = auth::sign(&secret, &claims)?;
     print(&format!("{token}\n"))
 }
 

@@ -19,6 +19,9 @@ const OVERFLOW: usize = 64;
 /// After an accept that failed for want of resources: until something has been given back.
 const BACKOFF: Duration = Duration::from_millis(100);
 
+/// Bytes that the kernel takes of one connection beyond what is on its way.
+const UNSENT_BYTES: u32 = 128 * 1024;
+
 /// Room for one connection.
 pub enum Room {
     /// It has its place.
@@ -58,7 +61,9 @@ pub fn tune(tcp: &TcpStream, edge: &Edge) -> io::Result<()> {
     let heartbeat = &edge.config.heartbeat;
     // A peer that is gone without a word is noticed by what was sent to it (RFC 5482).
     let socket = socket2::SockRef::from(tcp);
-    socket.set_tcp_user_timeout(Some(heartbeat.interval + heartbeat.timeout))
+    socket.set_tcp_user_timeout(Some(heartbeat.interval + heartbeat.timeout))?;
+    // What a slow reader has not been sent yet stays a position in a log, not bytes in the kernel.
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
 async fn pause_after(error: &io::Error) {

@@ -4,30 +4,41 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use ppp::{HeaderResult, PartialResult as _, v1, v2};
+use ppp::{HeaderResult, v1, v2};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// Longest header: version 1 has 107 bytes, version 2 16 and what it announces.
-const HEADER_MAX: usize = 1024;
+/// Version 1 has at most this many bytes, its line end included.
+const V1_MAX: usize = 107;
+/// Version 2 announces its length in its first 16 bytes; longer ones than this no proxy sends.
+const V2_HEAD: usize = 16;
+const V2_MAX: usize = 1024;
 
 /// Reads the header, byte for byte no more than it, and returns the client's address.
 ///
 /// # Errors
 /// `InvalidData` for anything but a header.
 pub async fn read_header(tcp: &mut TcpStream, peer: SocketAddr) -> io::Result<IpAddr> {
-    let mut header = Vec::with_capacity(128);
-    loop {
-        let result = HeaderResult::parse(&header);
-        if !header.is_empty() && result.is_complete() {
-            return address(&result, peer);
+    let mut header = vec![tcp.read_u8().await?];
+    if header == *b"P" {
+        // One byte at a time: what follows the line is TLS's.
+        while !header.ends_with(b"\r\n") {
+            if header.len() == V1_MAX {
+                return Err(invalid("a line longer than version 1 allows"));
+            }
+            header.push(tcp.read_u8().await?);
         }
-        if header.len() >= HEADER_MAX {
-            return Err(invalid("longer than a PROXY header may be"));
+    } else {
+        header.resize(V2_HEAD, 0);
+        tcp.read_exact(&mut header[1..]).await?;
+        let length = V2_HEAD + usize::from(u16::from_be_bytes([header[V2_HEAD - 2], header[V2_HEAD - 1]]));
+        if !header.starts_with(v2::PROTOCOL_PREFIX) || length > V2_MAX {
+            return Err(invalid("neither version 1 nor 2"));
         }
-        // One byte at a time: what follows the header is TLS's.
-        header.push(tcp.read_u8().await?);
+        header.resize(length, 0);
+        tcp.read_exact(&mut header[V2_HEAD..]).await?;
     }
+    address(&HeaderResult::parse(&header), peer)
 }
 
 fn address(header: &HeaderResult<'_>, peer: SocketAddr) -> io::Result<IpAddr> {

@@ -1,0 +1,255 @@
+//! The edge under test: the real binary, started on free ports with a configuration of the check's own, or a server
+//! that runs already. Checks start here; whatever was started ends when its [`Edge`] is dropped.
+
+mod certificate;
+pub mod environment;
+mod process;
+mod settings;
+mod token;
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::wire::{Connection, Request, Target, WireError};
+
+pub use process::{Memory, Process};
+pub use settings::Settings;
+pub use token::Minter;
+
+/// How long the binary may take to listen. A debug build that makes its first key on a busy machine is slow.
+const START: Duration = Duration::from_secs(30);
+/// Lines of the log that are kept for a report.
+const LOG_LINES: usize = 400;
+
+/// A running edge.
+pub struct Edge {
+    /// Where clients connect, and how they show who they are.
+    pub target: Target,
+    /// The admin listener, if it is known.
+    pub admin: Option<Target>,
+    /// The server's process, if it is known.
+    pub process: Option<Process>,
+    child: Option<Child>,
+    log: Arc<Mutex<Log>>,
+    _dir: Option<TempDir>,
+}
+
+/// Why there is no edge to check.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// No binary where it was looked for.
+    #[error(
+        "no binary of the edge at {looked:?}: build it first (`cargo build`), or name it with TIDEGATE_BIN"
+    )]
+    NoBinary {
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// It could not be started, or its configuration not be written.
+    #[error("the edge cannot be started: {0}")]
+    Io(#[from] std::io::Error),
+    /// It ended, or never said that it listens.
+    #[error("the edge does not listen; its log:\n{log}")]
+    Silent {
+        /// What it said instead.
+        log: String,
+    },
+    /// The surroundings name another server, and something about it is wrong.
+    #[error("{variable}: {problem}")]
+    Environment {
+        /// Which variable.
+        variable: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The certificate could not be made.
+    #[error("no certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+}
+
+#[derive(Default)]
+struct Log {
+    lines: VecDeque<String>,
+    panics: Vec<String>,
+}
+
+impl Edge {
+    /// Starts the binary on free loopback ports with these settings.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when there is no binary, or when it does not listen within half a minute.
+    pub async fn start(settings: &Settings) -> Result<Self, EdgeError> {
+        let dir = TempDir::new()?;
+        let tls = settings.is_tls().then(|| certificate::make(dir.path())).transpose()?;
+        let file = dir.path().join("tidegate.toml");
+        std::fs::write(&file, settings.to_toml(dir.path()))?;
+
+        let mut command = Command::new(environment::binary()?);
+        for name in environment::of_the_server() {
+            command.env_remove(name);
+        }
+        let mut child = command
+            .env("TIDEGATE_CONFIG", &file)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = child.stderr.take().expect("it was asked to be a pipe");
+        let process = Process::new(child.id());
+        let log = Arc::<Mutex<Log>>::default();
+        let (said, listening) = oneshot::channel();
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || follow(stderr, &lines, said));
+
+        let mut edge = Self {
+            target: Target::plain(SocketAddr::from(([127, 0, 0, 1], 0)), settings.minter()),
+            admin: None,
+            process: Some(process),
+            child: Some(child),
+            log,
+            _dir: Some(dir),
+        };
+        let Ok(Ok((addr, admin))) = tokio::time::timeout(START, listening).await else {
+            return Err(EdgeError::Silent { log: edge.log_tail() });
+        };
+        let plain = Target::plain(addr, settings.minter());
+        edge.target = match tls {
+            Some(tls) => plain.with_tls(tls),
+            None => plain,
+        };
+        edge.admin = Some(Target::plain(admin, settings.minter()));
+        Ok(edge)
+    }
+
+    /// The server that `EDGE_URL` names, or else one started with these settings.
+    ///
+    /// # Errors
+    /// As [`Edge::start`], and [`EdgeError::Environment`] when the named server can't be used.
+    pub async fn named_or_started(settings: &Settings) -> Result<Self, EdgeError> {
+        match environment::named_edge()? {
+            None => Self::start(settings).await,
+            Some(named) => Ok(Self {
+                target: named.target,
+                admin: named.admin,
+                process: named.pid.map(Process::new),
+                child: None,
+                log: Arc::default(),
+                _dir: None,
+            }),
+        }
+    }
+
+    /// The started binary's process.
+    ///
+    /// # Panics
+    /// If it's a server that was named without its process id.
+    pub fn own_process(&self) -> &Process {
+        self.process.as_ref().expect("a started edge has a process; a named one needs EDGE_PID")
+    }
+
+    /// Asks the admin listener whether the server lives, and says how long that took.
+    ///
+    /// # Errors
+    /// [`WireError`] when it does not answer 200 within ten seconds.
+    ///
+    /// # Panics
+    /// If the admin listener is not known.
+    pub async fn livez(&self) -> Result<Duration, WireError> {
+        let admin = self.admin.as_ref().expect("a started edge has an admin listener");
+        let begun = tokio::time::Instant::now();
+        let answer = async { Connection::open(admin).await?.exchange(&Request::get("/livez")).await };
+        let response =
+            tokio::time::timeout(Duration::from_secs(10), answer).await.map_err(|_| WireError::Timeout)??;
+        response.expect_status(200)?;
+        Ok(begun.elapsed())
+    }
+
+    /// The last lines of its log, for a report.
+    pub fn log_tail(&self) -> String {
+        let log = self.log.lock();
+        log.lines.iter().map(|line| format!("  {line}\n")).collect()
+    }
+
+    /// What it said about panics of its own; a check ends with none.
+    pub fn panics(&self) -> Vec<String> {
+        self.log.lock().panics.clone()
+    }
+
+    /// Whether the started process still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // Already gone is as good; the wait takes the zombie away.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Reads the log to its end, so that the server never waits for its reader.
+fn follow(stderr: ChildStderr, log: &Mutex<Log>, said: oneshot::Sender<(SocketAddr, SocketAddr)>) {
+    let mut said = Some(said);
+    for line in BufReader::new(stderr).split(b'\n') {
+        let Ok(line) = line else { return };
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if let Some(listening) = listening(&line)
+            && let Some(said) = said.take()
+        {
+            // Nobody waits any more: the start has timed out.
+            let _ = said.send(listening);
+        }
+        let mut log = log.lock();
+        if line.contains("panicked at") {
+            log.panics.push(line.clone());
+        }
+        if log.lines.len() == LOG_LINES {
+            log.lines.pop_front();
+        }
+        log.lines.push_back(line);
+    }
+}
+
+/// The addresses in the line `listening`, whether its fields stand in an object of their own or not.
+fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields").unwrap_or(&line);
+    if fields.get("message")?.as_str()? != "listening" {
+        return None;
+    }
+    let addr = |name: &str| fields.get(name)?.as_str()?.parse().ok();
+    Some((addr("addr")?, addr("admin")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_known_in_both_forms() {
+        let nested =
+            r#"{"level":"INFO","fields":{"message":"listening","addr":"127.0.0.1:1","admin":"127.0.0.1:2"}}"#;
+        let flat = r#"{"level":"INFO","message":"listening","addr":"127.0.0.1:1","admin":"127.0.0.1:2"}"#;
+        for line in [nested, flat] {
+            let (addr, admin) = listening(line).unwrap();
+            assert_eq!((addr.port(), admin.port()), (1, 2));
+        }
+        assert_eq!(listening(r#"{"message":"draining"}"#), None);
+        assert_eq!(listening("listening addr=127.0.0.1:1"), None);
+    }
+}
