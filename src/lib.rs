@@ -9,7 +9,6 @@ pub mod hub;
 pub mod presence;
 pub mod transport;
 pub mod server;
-pub mod commands;
 
 pub mod envelope;
 pub mod close;
