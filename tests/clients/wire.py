@@ -5,7 +5,7 @@ import re
 import time
 from datetime import datetime
 
-import jsonschema
+from jsonschema import Draft202012Validator
 
 UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"
@@ -77,6 +77,11 @@ ENVELOPE = fields(
     ),
 )
 
+# Made once: a validator checks its schema before anything else.
+IS_ENVELOPE = Draft202012Validator(ENVELOPE)
+IS_PAYLOAD = {type: Draft202012Validator(schema) for type, schema in PAYLOADS.items()}
+IS_PROBLEM = Draft202012Validator(PROBLEM)
+
 
 class Envelope(dict):
     """A checked envelope, with its bytes as they came and, on SSE, the event's `id`."""
@@ -109,8 +114,8 @@ class Envelope(dict):
 
 
 def check(envelope: dict) -> None:
-    jsonschema.validate(envelope, ENVELOPE)
-    jsonschema.validate(envelope["payload"], PAYLOADS[envelope["type"]])
+    IS_ENVELOPE.validate(envelope)
+    IS_PAYLOAD[envelope["type"]].validate(envelope["payload"])
     metadata = envelope["metadata"]
     sent = datetime.fromisoformat(metadata["timestamp"]).timestamp()
     assert abs(time.time() - sent) < 600, f"timestamp {metadata['timestamp']} is not of this test run"
@@ -123,7 +128,7 @@ def check(envelope: dict) -> None:
 
 
 def check_problem(problem: dict) -> None:
-    jsonschema.validate(problem, PROBLEM)
+    IS_PROBLEM.validate(problem)
 
 
 def check_chain(messages: list[Envelope], prev: int | None = None) -> None:
