@@ -28,7 +28,9 @@ USERS = {"type": "array", "items": USER}
 MESSAGE = fields(channel=CHANNEL, sender_id=STRING, data={}, epoch=STRING, seq=SEQ, prev=SEQ)
 ERROR_CODES = [4000, 4001, 4002, 4003, 4004, 4005, 1012, 1013]
 ERROR_OPTIONAL = {"retry_after_ms": {"type": "integer", "minimum": 1}, "limit": STRING, "channel": STRING}
-ERROR = fields(ERROR_OPTIONAL, code={"enum": ERROR_CODES}, reason={"type": "string", "pattern": "^[a-z_]+$"}, detail=STRING)
+ERROR = fields(
+    ERROR_OPTIONAL, code={"enum": ERROR_CODES}, reason={"type": "string", "pattern": "^[a-z_]+$"}, detail=STRING
+)
 
 PAYLOADS = {
     "connection_established": fields(
