@@ -87,7 +87,9 @@ class Browser:
     async def call(self, method: str, parameters: dict | None = None, session: str | None = None) -> dict:
         number = next(self._ids)
         self._waiting[number] = asyncio.get_running_loop().create_future()
-        request = {"id": number, "method": method, "params": parameters or {}} | ({"sessionId": session} if session else {})
+        request = {"id": number, "method": method, "params": parameters or {}} | (
+            {"sessionId": session} if session else {}
+        )
         await self.connection.send(json.dumps(request))
         answer = await asyncio.wait_for(self._waiting[number], 30)
         assert "error" not in answer, (method, answer["error"])

@@ -35,7 +35,9 @@ LISTENING = {name: re.compile(rf'\b{name}"?\s*[=:]\s*"?([0-9.]+:\d+)') for name 
 
 def find_binary() -> Path:
     named = os.environ.get("TIDEGATE_BIN")
-    candidates = [Path(named)] if named else [REPOSITORY / "target" / kind / "tidegate" for kind in ("release", "debug")]
+    candidates = (
+        [Path(named)] if named else [REPOSITORY / "target" / kind / "tidegate" for kind in ("release", "debug")]
+    )
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()

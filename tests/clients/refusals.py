@@ -45,7 +45,12 @@ def request_of(door: str, room: str) -> tuple[str, str, dict]:
 
 
 async def refusal(
-    edge: Edge, door: str, token: str | None = None, *, room: str = "chat:door", query: dict | None = None,
+    edge: Edge,
+    door: str,
+    token: str | None = None,
+    *,
+    room: str = "chat:door",
+    query: dict | None = None,
     headers: dict | None = None,
 ) -> Refusal:
     """Knocks at that door and is refused, in the form that the door owes."""
@@ -72,7 +77,9 @@ async def refused_handshake(edge: Edge, **options) -> Refusal:
 def problem(response: httpx.Response) -> Refusal:
     """RFC 9457, with the `error` payload's fields beside `title` and `status`."""
     assert response.headers.get("Content-Type", "").startswith("application/problem+json"), (
-        response.status_code, response.headers, response.text,
+        response.status_code,
+        response.headers,
+        response.text,
     )
     body = response.json()
     check_problem(body)

@@ -303,6 +303,19 @@ async def test_a_failed_renewal_closes(edge):
         assert (await socket.closed())[0] == 4002
 
 
+async def test_a_connection_stays_its_users(edge):
+    async with websocket(edge, edge.token("alice")) as socket:
+        assert (await socket.refused("auth", {"token": edge.token("bob")}))["code"] == 4002
+        assert (await socket.closed())[0] == 4002
+
+
+async def test_channels_of_the_query_are_joined_after_a_first_auth(edge, room):
+    async with websocket(edge, query={"channels": room}) as socket:
+        await socket.send("auth", {"token": edge.token()})
+        await socket.expect("auth_response")
+        assert (await socket.expect("room_joined")).payload["channel"] == room
+
+
 async def test_a_renewed_token_brings_its_own_grants(edge, room):
     async with websocket(edge, edge.token(channels={})) as socket:
         assert (await socket.refused("join_room", {"channel": room}))["reason"] == "forbidden"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from refusals import problem
-from transports import bearer, messages_of, presence_of, websocket
+from transports import bearer, messages_of, websocket
 
 NOT_ENVELOPES = [
     "", " ", "{", "}", "null", "true", "7", '"ping"', "[]", '[{"type":"ping"}]', "{}", '{"type":"ping"',
@@ -153,7 +153,8 @@ async def test_a_valid_envelope_in_between_begins_the_count_again(edge):
 
 @pytest.mark.parametrize("query", [{}, {"channels": ""}, {"channels": "a,,b"}, {"channels": "a b"}, {"channels": "x" * 201},
                                    {"channels": "a", "history": "x"}, {"channels": "a", "history": "-1"},
-                                   {"channels": "a", "recover": "nonsense"}])  # fmt: skip
+                                   {"channels": "a", "recover": "nonsense"}, {"channels": "a,b", "recover": "x:1"},
+                                   {"channels": "a", "presence": "maybe"}])  # fmt: skip
 @pytest.mark.parametrize("path", ["/v1/sse", "/v1/poll"])
 async def test_a_wrong_query_is_malformed(edge, path, query):
     async with edge.http() as client, client.stream("GET", path, params=query, headers=bearer(edge.token())) as answer:
@@ -196,9 +197,3 @@ async def test_a_cursor_that_is_none_is_never_the_servers_fault(edge, room, path
         query = {"channels": room, "cursor": cursor, "wait": "0"}
         async with client.stream("GET", path, params=query, headers=bearer(edge.token())) as answer:
             assert answer.status_code in (200, 400)
-
-
-async def test_the_server_answers_others_as_usual_afterwards(edge, room):
-    async with websocket(edge, edge.token()) as socket, edge.http() as client:
-        await socket.join(room)
-        assert (await client.get(presence_of(room), headers=bearer(edge.token()))).status_code == 200

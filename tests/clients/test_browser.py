@@ -126,7 +126,9 @@ async def test_an_event_source_goes_on_by_itself_after_a_restart(start, site, ro
         await page.wait_for("got.some(({ envelope }) => envelope.payload.reason === 'epoch_changed')", seconds=20)
         await publish(second, second.token("bob"), room, "after")
         await page.wait_for("got.some(({ envelope }) => envelope.payload.data === 'after')")
-        data = await page.evaluate("got.filter(({ envelope }) => envelope.type === 'message').map((m) => m.envelope.payload.data)")
+        data = await page.evaluate(
+            "got.filter(({ envelope }) => envelope.type === 'message').map((m) => m.envelope.payload.data)"
+        )
         assert data == ["before", "after"]
 
 

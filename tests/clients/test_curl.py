@@ -49,7 +49,8 @@ async def test_curl_reads_a_stream_line_by_line(edge, room, version):
         message = Envelope(next(line for line in lines if "to curl" in line).removeprefix("data:").strip())
         assert message.data == "to curl"
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
 

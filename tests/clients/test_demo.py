@@ -47,7 +47,9 @@ class Chatter:
 
 
 async def chatter(browser, edge, name, channel, transport):
-    chatter = Chatter(await browser.page(edge.url(f"/?name={name}&channel={channel}&transport={transport}&connect=1")), name)
+    chatter = Chatter(
+        await browser.page(edge.url(f"/?name={name}&channel={channel}&transport={transport}&connect=1")), name
+    )
     await chatter.is_connected()
     return chatter
 

@@ -167,6 +167,56 @@ async def test_a_broken_head_ends_that_connection_only(edge, request_head):
         await socket.alive()
 
 
+@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: evil.example.com\r\n"], ids=["none", "two"])
+async def test_a_request_names_exactly_one_host(edge, hosts):
+    """RFC 9112 §3.2. Whose page an Origin is, is told by comparing it with the host."""
+    reader, writer = await connect(edge)
+    writer.write(f"GET /v1/poll?channels=a HTTP/1.1\r\n{hosts}Authorization: Bearer {edge.token()}\r\n\r\n".encode())
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+HANDSHAKE = {
+    "Host": "localhost",
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "change"),
+    [
+        ("1.0", {}),
+        ("1.1", {"Sec-WebSocket-Key": "no 16 bytes"}),
+        ("1.1", {"Sec-WebSocket-Key": "c2hvcnQ="}),
+        ("1.1", {"Sec-WebSocket-Key": None}),
+        ("1.1", {"Upgrade": "h2c"}),
+        ("1.1", {"Connection": "keep-alive"}),
+    ],
+)
+async def test_a_handshake_is_held_to_its_standard(edge, version, change):
+    """RFC 6455 §4.2.1."""
+    reader, writer = await connect(edge)
+    headers = {name: value for name, value in (HANDSHAKE | bearer(edge.token()) | change).items() if value is not None}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    writer.write(f"GET /v1/ws HTTP/{version}\r\n{lines}\r\n".encode())
+    status = (await asyncio.wait_for(reader.readline(), 5)).decode().split()[1]
+    assert status in ("400", "426")
+    writer.close()
+
+
+async def test_the_same_handshake_is_taken_where_nothing_is_wrong(edge):
+    reader, writer = await connect(edge)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (HANDSHAKE | bearer(edge.token())).items())
+    writer.write(f"GET /v1/ws HTTP/1.1\r\n{lines}\r\n".encode())
+    answer = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode().lower()
+    assert answer.startswith("http/1.1 101 ")
+    assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in answer
+    writer.close()
+
+
 async def test_a_get_on_the_websocket_says_what_it_takes(edge):
     async with edge.http() as client:
         answer = await client.get("/v1/ws", headers=bearer(edge.token()))
@@ -193,7 +243,7 @@ async def test_problems_have_the_shape_of_rfc_9457(edge):
         assert "channels" in body["detail"]
 
 
-async def test_answers_are_dated_and_not_sniffed_as_something_else(edge, room):
+async def test_answers_are_dated(edge, room):
     async with poller(edge, edge.token(), room) as polls:
         assert "Date" in (await polls.poll()).response.headers
     async with event_stream(edge, edge.token(), room) as stream:
@@ -233,7 +283,9 @@ async def test_without_tls_the_same_is_spoken_in_the_clear(start, room):
 
 
 async def connect(edge):
-    return await asyncio.open_connection("127.0.0.1", edge.port, ssl=edge.certificate.trust, server_hostname="localhost")
+    return await asyncio.open_connection(
+        "127.0.0.1", edge.port, ssl=edge.certificate.trust, server_hostname="localhost"
+    )
 
 
 def head(edge, request_line: str) -> bytes:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from edge import Edge
 from refusals import refusal
 from transports import SUBPROTOCOL, bearer, event_stream, publish, websocket
 
@@ -72,7 +73,17 @@ async def test_development_mode_says_so_loudly(start):
     assert any("development" in line.lower() and re.search(r"\bWARN\b", line) for line in edge.log), edge.log
 
 
+@pytest.mark.parametrize(
+    "line", ["thread 'main' panicked at src/x.rs:1:1", "query=token=eyJhbGciOi.eyJzdWIi.c2lnbmF0dXJl"]
+)
+def test_a_leak_or_a_panic_would_be_found(line):
+    edge = Edge.__new__(Edge)
+    edge.secrets, edge.log = {"eyJhbGciOi.eyJzdWIi.c2lnbmF0dXJl"}, ["all is well"]
+    edge.check_log()
+    edge.log.append(line)
+    with pytest.raises(AssertionError):
+        edge.check_log()
+
+
 def warnings(edge) -> list[str]:
     return [line for line in edge.log if re.search(r"\b(WARN|ERROR)\b", line)]
-
-

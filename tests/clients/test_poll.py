@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from transports import bearer, poller, publish
+from transports import poller, publish
 
 
 async def timed(awaitable):
@@ -115,11 +115,3 @@ async def test_a_long_backlog_comes_in_several_answers_or_one_but_whole(edge, ro
             cursor = answer.cursor
             seen += len(answer.envelopes)
         assert seen == 60
-
-
-async def test_a_longer_wait_than_a_minute_is_not_an_hour(edge, room):
-    """At most 60: more is either refused or cut, but never taken at its word."""
-    async with edge.http() as client:
-        query = {"channels": room, "wait": "3600"}
-        answer = await client.get("/v1/poll", params=query, headers=bearer(edge.token()))
-        assert answer.status_code in (200, 400)

@@ -234,5 +234,3 @@ async def test_other_requests_have_a_flood_guard(start, room):
                 break
         refused = problem(answer)
         assert (answer.status_code, refused.payload["limit"]) == (429, "quota.requests_per_connection_per_minute")
-
-

@@ -55,7 +55,11 @@ async def test_fragments_up_to_the_limit_are_taken(edge, room):
 async def test_a_header_that_announces_too_much_is_enough(edge, announced):
     async with websocket(edge, edge.token()) as socket:
         # RFC 6455 §5.2: the shortest form of a length.
-        length = struct.pack("!BH", 0x80 | 126, announced) if announced < 2**16 else struct.pack("!BQ", 0x80 | 127, announced)
+        length = (
+            struct.pack("!BH", 0x80 | 126, announced)
+            if announced < 2**16
+            else struct.pack("!BQ", 0x80 | 127, announced)
+        )
         socket.connection.transport.write(b"\x81" + length + b"mask" + b"only ten b")
         await is_closed_as_too_large(socket)
 

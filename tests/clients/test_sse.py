@@ -41,7 +41,10 @@ async def test_a_stream_is_written_as_the_protocol_says(edge, room, http2):
 
 
 async def test_ids_stand_only_on_what_moves_the_cursor(edge, room):
-    async with event_stream(edge, edge.token(), room, presence="1") as stream, websocket(edge, edge.token("bob")) as bob:
+    async with (
+        event_stream(edge, edge.token(), room, presence="1") as stream,
+        websocket(edge, edge.token("bob")) as bob,
+    ):
         await stream.until("room_joined")
         await bob.join(room)
         assert (await stream.until("presence_update", user_id="bob")).event_id is None

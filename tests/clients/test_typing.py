@@ -11,7 +11,10 @@ SILENCE = 5  # seconds after which nobody types any more
 
 @pytest.mark.parametrize("transport", ["ws", "sse"])
 async def test_the_others_are_told(edge, room, transport):
-    async with subscribe(edge, transport, edge.token("alice"), room) as alice, websocket(edge, edge.token("bob")) as bob:
+    async with (
+        subscribe(edge, transport, edge.token("alice"), room) as alice,
+        websocket(edge, edge.token("bob")) as bob,
+    ):
         await bob.join(room)
         await bob.send("typing_start", {"channel": room})
         start = await alice.expect("typing_start")

@@ -5,7 +5,7 @@ import re
 import time
 from datetime import datetime
 
-import jsonschema
+from jsonschema import Draft202012Validator
 
 UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 TIMESTAMP = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"
@@ -28,7 +28,9 @@ USERS = {"type": "array", "items": USER}
 MESSAGE = fields(channel=CHANNEL, sender_id=STRING, data={}, epoch=STRING, seq=SEQ, prev=SEQ)
 ERROR_CODES = [4000, 4001, 4002, 4003, 4004, 4005, 1012, 1013]
 ERROR_OPTIONAL = {"retry_after_ms": {"type": "integer", "minimum": 1}, "limit": STRING, "channel": STRING}
-ERROR = fields(ERROR_OPTIONAL, code={"enum": ERROR_CODES}, reason={"type": "string", "pattern": "^[a-z_]+$"}, detail=STRING)
+ERROR = fields(
+    ERROR_OPTIONAL, code={"enum": ERROR_CODES}, reason={"type": "string", "pattern": "^[a-z_]+$"}, detail=STRING
+)
 
 PAYLOADS = {
     "connection_established": fields(
@@ -77,6 +79,11 @@ ENVELOPE = fields(
     ),
 )
 
+# Made once: a validator checks its schema before anything else.
+IS_ENVELOPE = Draft202012Validator(ENVELOPE)
+IS_PAYLOAD = {type: Draft202012Validator(schema) for type, schema in PAYLOADS.items()}
+IS_PROBLEM = Draft202012Validator(PROBLEM)
+
 
 class Envelope(dict):
     """A checked envelope, with its bytes as they came and, on SSE, the event's `id`."""
@@ -109,8 +116,8 @@ class Envelope(dict):
 
 
 def check(envelope: dict) -> None:
-    jsonschema.validate(envelope, ENVELOPE)
-    jsonschema.validate(envelope["payload"], PAYLOADS[envelope["type"]])
+    IS_ENVELOPE.validate(envelope)
+    IS_PAYLOAD[envelope["type"]].validate(envelope["payload"])
     metadata = envelope["metadata"]
     sent = datetime.fromisoformat(metadata["timestamp"]).timestamp()
     assert abs(time.time() - sent) < 600, f"timestamp {metadata['timestamp']} is not of this test run"
@@ -123,7 +130,7 @@ def check(envelope: dict) -> None:
 
 
 def check_problem(problem: dict) -> None:
-    jsonschema.validate(problem, PROBLEM)
+    IS_PROBLEM.validate(problem)
 
 
 def check_chain(messages: list[Envelope], prev: int | None = None) -> None:
