@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
+use tokio::time::timeout;
 
 use crate::bus::{Accepted, Bus, BusError};
-use crate::channel::{Channel, ChannelName, Publication, Retention};
+use crate::channel::{Channel, ChannelName, Position, Publication, Retention};
 use crate::close::{Fault, Kind};
 use crate::config::{Channels, Limits, Namespace};
 
@@ -24,6 +25,10 @@ pub struct Hub {
 
 /// Channels at once: an empty one costs some 500 bytes.
 const MAX_CHANNELS: usize = 1_000_000;
+/// When to come again to a node that has as many: idle ones are dropped all the time.
+const FULL_RETRY: Duration = Duration::from_secs(30);
+/// How long a connection waits for the bus, during which it does nothing else.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Hub {
     /// A hub without channels.
@@ -52,19 +57,26 @@ impl Hub {
         let mut channels = self.channels.write();
         if channels.len() >= MAX_CHANNELS && !channels.contains_key(name) {
             return Err(Fault::new(Kind::Overloaded, "this node has as many channels as it can hold")
+                .with_retry_after(FULL_RETRY)
                 .in_channel(name.as_str()));
         }
         let channel = channels.entry(name.clone()).or_insert_with(|| Arc::new(self.new_channel(name)));
         Ok(Arc::clone(channel))
     }
 
+    /// Where a channel stands that this node does not have: nothing at or below it is held.
+    pub fn blank(&self) -> Position {
+        Position { epoch: self.bus.epoch(), seq: self.forgotten.load(Ordering::Acquire) }
+    }
+
     /// Publishes to a channel.
     ///
     /// # Errors
-    /// [`Kind::Overloaded`], with a time to come again, when the bus does not take it.
+    /// [`Kind::Overloaded`], with a time to come again, when the bus does not take it in time.
     pub async fn publish(&self, publication: Publication) -> Result<Accepted, Fault> {
         let channel = self.channel(&publication.channel)?;
-        self.bus.publish(&channel, publication).await.map_err(|error| match error {
+        let published = timeout(PUBLISH_TIMEOUT, self.bus.publish(&channel, publication)).await;
+        published.unwrap_or_else(|_| Err(BusError::too_slow())).map_err(|error| match error {
             BusError::Unavailable { ref detail, retry_after } => {
                 tracing::warn!(%error, "publication refused");
                 Fault::new(Kind::Overloaded, detail.clone()).with_retry_after(retry_after)
@@ -103,9 +115,9 @@ impl Hub {
             lag_bytes: self.limits.queue_bytes,
             lag: self.limits.write_timeout,
         };
-        let floor = self.forgotten.load(Ordering::Acquire);
+        let Position { epoch, seq: floor } = self.blank();
         let now = tokio::time::Instant::now().into_std();
-        Channel::new(name.clone(), retention, self.bus.epoch(), floor, now)
+        Channel::new(name.clone(), retention, epoch, floor, now)
     }
 
     fn drop_if_unused(&self, name: &ChannelName, now: Instant) {

@@ -92,7 +92,9 @@ impl Bus for EmbeddedBus {
         channel: &'a Arc<Channel>,
         publication: Publication,
     ) -> BoxFuture<'a, Result<Accepted, BusError>> {
-        future::ready(Ok(self.accept(channel, &publication))).boxed()
+        let accepted = self.accept(channel, &publication);
+        channel.ring();
+        future::ready(Ok(accepted)).boxed()
     }
 }
 

@@ -34,6 +34,14 @@ pub enum BusError {
     },
 }
 
+impl BusError {
+    /// It did not answer in time.
+    pub fn too_slow() -> Self {
+        let detail = "the bus did not answer in time".to_owned();
+        Self::Unavailable { detail, retry_after: Duration::from_secs(1) }
+    }
+}
+
 /// The contract that every bus keeps, held by `tests/bus_contract.rs`:
 ///
 /// 1. **Order.** Positions in a channel strictly rise, and every log of the channel, on whatever node, gets the

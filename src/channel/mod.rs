@@ -79,9 +79,9 @@ impl Channel {
         self.log.read().head()
     }
 
-    /// Appends what `encode` makes of the position before it, then wakes every watcher.
+    /// Appends a publication. The bus then calls [`Channel::ring`], once it holds no lock.
     ///
-    /// `next_seq` and `encode` run under the log's lock, so that the order of positions is the order of the log.
+    /// `next_seq` runs under the log's lock, so that the order of positions is the order of the log.
     ///
     /// # Panics
     /// If the new position isn't above the head: a bus that did so would break every cursor.
@@ -102,14 +102,15 @@ impl Channel {
             message
         };
         self.touch(now);
-        self.wake_all();
+        self.version.fetch_add(1, Ordering::Release);
         message
     }
 
     /// Shows `json`, an envelope, to those whose cursor is live: typing, presence. Never stored, no position.
     pub fn show(&self, now: Instant, audience: Audience, json: Bytes) {
         self.log.write().show(now, audience, json);
-        self.wake_all();
+        self.version.fetch_add(1, Ordering::Release);
+        self.ring();
     }
 
     /// Drops what the retention no longer allows.
@@ -157,8 +158,8 @@ impl Channel {
         self.version.load(Ordering::Acquire)
     }
 
-    fn wake_all(&self) {
-        self.version.fetch_add(1, Ordering::Release);
+    /// Wakes every watcher.
+    pub fn ring(&self) {
         for (_, wake) in self.watchers.lock().iter() {
             wake.wake();
         }

@@ -37,6 +37,7 @@ fn append(channel: &Channel, seq: u64, now: Instant) {
         data: RawValue::from_string(seq.to_string()).unwrap(),
     };
     channel.append(now, &publication, || seq);
+    channel.ring();
 }
 
 fn read(channel: &Channel, cursor: &mut Cursor, budget: usize) -> Result<(Vec<u64>, bool), Gap> {

@@ -199,7 +199,11 @@ impl Metadata {
 
 fn request(kind: &str, payload: Option<&RawValue>) -> Result<Request, Fault> {
     match kind {
-        "auth" => Ok(Request::Auth { token: read::<Token>(payload)?.token }),
+        "auth" => {
+            // Not serde's words: they quote what they stumble over, and that is a token.
+            let token = read::<Token>(payload).map_err(|_| Fault::malformed("payload has no token, a string"))?;
+            Ok(Request::Auth { token: token.token })
+        }
         "join_room" => join(read(payload)?).map(Request::Join),
         "leave_room" => in_channel(payload).map(Request::Leave),
         "message" => {

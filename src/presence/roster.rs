@@ -1,7 +1,7 @@
 //! The roster of every channel: a user is there while one of its connections is, and a little longer.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ struct Table {
 
 struct Room {
     channel: Arc<Channel>,
-    users: HashMap<Arc<str>, User>,
+    users: BTreeMap<Arc<str>, User>,
 }
 
 struct User {
@@ -38,6 +38,8 @@ struct User {
 
 /// Users that a list names at most; `total` counts them all.
 pub const LIST_MAX: usize = 1000;
+/// Bytes of ids and info after which a list is cut, so that asking for it costs no connection's whole queue.
+pub const LIST_BYTES: usize = 64 * 1024;
 
 /// How long a user outlives its last connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +83,7 @@ impl Roster {
         let room = table
             .channels
             .entry(channel.name().clone())
-            .or_insert_with(|| Room { channel: Arc::clone(channel), users: HashMap::new() });
+            .or_insert_with(|| Room { channel: Arc::clone(channel), users: BTreeMap::new() });
         let now = now();
         let known = room.users.contains_key(user_id);
         let user = room.users.entry(Arc::clone(user_id)).or_insert(User {
@@ -102,24 +104,23 @@ impl Roster {
         }
     }
 
-    /// Up to [`LIST_MAX`] users of a channel, sorted by id, and how many there are.
+    /// The first users of a channel by id, up to [`LIST_MAX`] and some [`LIST_BYTES`], and how many there are.
     pub fn list(&self, channel: &ChannelName) -> (Vec<PresentUser>, usize) {
         let table = self.table.lock();
         let Some(room) = table.channels.get(channel) else { return (Vec::new(), 0) };
-        let mut users: Vec<_> = room
-            .users
-            .iter()
-            .map(|(user_id, user)| Presence {
-                user_id: Arc::clone(user_id),
-                // A poll between two requests is a connection, too.
-                connections: user.connections.max(1),
-                info: user.info.clone(),
-            })
-            .collect();
-        let total = users.len();
-        users.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
-        users.truncate(LIST_MAX);
-        (users, total)
+        let mut bytes = 0;
+        let listed = room.users.iter().take(LIST_MAX).take_while(|(user_id, user)| {
+            let fits = bytes < LIST_BYTES;
+            bytes += user_id.len() + user.info.as_ref().map_or(0, |info| info.get().len());
+            fits
+        });
+        let users = listed.map(|(user_id, user)| Presence {
+            user_id: Arc::clone(user_id),
+            // A poll between two requests is a connection, too.
+            connections: user.connections.max(1),
+            info: user.info.clone(),
+        });
+        (users.collect(), room.users.len())
     }
 
     /// Lets those go whose grace is over, and tells the others. To be called several times a second.

@@ -34,6 +34,8 @@ struct Active {
     channel: Arc<Channel>,
     client_id: Uuid,
     until: Instant,
+    /// Told already; only its entry in `ending` is still to come.
+    stopped: bool,
 }
 
 impl Typing {
@@ -43,7 +45,8 @@ impl Typing {
         let key = (channel.name().clone(), Arc::clone(user_id));
         let until = now + SILENCE;
         let mut table = self.table.lock();
-        let active = Active { channel: Arc::clone(channel), client_id, until };
+        let active = Active { channel: Arc::clone(channel), client_id, until, stopped: false };
+        // One entry of `ending` per key: the one it has is put off when it is due.
         if table.active.insert(key.clone(), active).is_none() {
             table.ending.push(Reverse((until, key)));
         }
@@ -72,7 +75,9 @@ impl Typing {
                     table.ending.push(Reverse((until, key)));
                 }
                 Some(active) => {
-                    show(&active.channel, &key.1, active.client_id, false, now);
+                    if !active.stopped {
+                        show(&active.channel, &key.1, active.client_id, false, now);
+                    }
                     table.active.remove(&key);
                 }
                 None => {}
@@ -86,10 +91,11 @@ impl Typing {
             return;
         }
         let key = (channel.clone(), Arc::clone(user_id));
-        if table.active.get(&key).is_some_and(applies)
-            && let Some(active) = table.active.remove(&key)
+        if let Some(active) = table.active.get_mut(&key)
+            && !active.stopped
+            && applies(active)
         {
-            // Its entry in `ending` stays; a start before it is due would add a second one, which does no harm.
+            active.stopped = true;
             show(&active.channel, user_id, active.client_id, false, now());
         }
     }

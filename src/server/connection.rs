@@ -3,9 +3,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +17,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
@@ -30,17 +31,21 @@ use super::socket::Socket;
 use super::tls::Tls;
 use super::{proxy, router};
 use crate::close::{Fault, Kind};
+use crate::config;
 use crate::metrics::Stage;
 use crate::quota::{Admission, ConnectionQuota};
 use crate::transport::Edge;
+use crate::transport::http::InFlight;
 use crate::transport::websocket::{self, Upgrade};
 
 /// A request's head, and what hyper buffers of a body: names of 128 channels fit a query.
 const HEAD_BYTES: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection: a page has few, a proxy in front has many.
-const STREAMS_MAX: u32 = 256;
+const STREAMS_MAX: u32 = 100;
 /// Bytes that hyper may hold for one slow HTTP/2 stream.
 const STREAM_BYTES: usize = 64 * 1024;
+/// Between the end of the last HTTP/2 answer and the word that the connection is over.
+const LAST_FRAME: Duration = Duration::from_millis(100);
 /// How long a client may take to read the last answer before the socket is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -57,6 +62,8 @@ pub struct Context {
     pub address: IpAddr,
     /// Whether the edge itself ended TLS.
     pub tls: bool,
+    /// Whether it speaks HTTP/2.
+    pub h2: bool,
     /// Why it is served no more than this.
     pub refusal: Option<Fault>,
     /// Bounds how many bad tokens it may present.
@@ -64,7 +71,14 @@ pub struct Context {
     /// What the connection becomes, left here by the request that asked for it.
     pub upgrade: Mutex<Option<Upgrade>>,
     /// Requests that are being served.
-    pub active: AtomicUsize,
+    pub in_flight: Arc<InFlight>,
+}
+
+impl Context {
+    /// Whether the connection lives on only for the answers under way.
+    pub fn is_over(&self) -> bool {
+        self.h2 && self.edge.drain.has_begun()
+    }
 }
 
 /// Serves one connection until it ends.
@@ -117,10 +131,11 @@ pub async fn run(
         id,
         address,
         tls,
+        h2,
         refusal,
         guesses: Arc::new(edge.quotas.connection()),
         upgrade: Mutex::new(None),
-        active: AtomicUsize::new(0),
+        in_flight: Arc::default(),
     };
     // Boxed, so that a WebSocket's task does not keep the room that HTTP needed.
     let upgraded = if h2 {
@@ -151,23 +166,27 @@ async fn client_address(edge: &Edge, socket: &mut Socket, peer: SocketAddr) -> i
 /// HTTP/1.1 until the connection ends or becomes a WebSocket.
 async fn serve_http1(stream: Stream, context: Arc<Context>) -> Option<(Upgrade, Stream, Bytes)> {
     let edge = Arc::clone(&context.edge);
-    let refused = context.refusal.is_some();
     let service =
         service_fn(|request: Request<Incoming>| router::route(Arc::clone(&context), request).boxed());
+    let mut patience = Patience::new(&edge.config.listen, &context.in_flight);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(edge.config.listen.request_timeout)
+        // Ours: hyper's runs while a kept-alive connection waits for its next request, too.
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
-        .keep_alive(!refused)
-        .serve_connection(TokioIo::new(stream), service);
+        .keep_alive(context.refusal.is_none())
+        .serve_connection(TokioIo::new(Heard { stream, heard: Arc::clone(&patience.heard) }), service);
     let mut draining = pin!(edge.drain.token().cancelled().fuse());
     let mut told = false;
     let result = std::future::poll_fn(|task| {
         if !told && draining.as_mut().poll_unpin(task).is_ready() {
             told = true;
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(task)
+        match connection.poll_without_shutdown(task) {
+            Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
+            Poll::Pending => patience.poll_over(task).map(|()| Ok(false)),
+        }
     })
     .await;
     if let Err(error) = &result {
@@ -175,15 +194,18 @@ async fn serve_http1(stream: Stream, context: Arc<Context>) -> Option<(Upgrade, 
         debug!(connection = %context.id, %error, "http/1.1 ends");
     }
     let parts = connection.into_parts();
-    let stream = parts.io.into_inner();
+    let stream = parts.io.into_inner().stream;
     let upgrade = context.upgrade.lock().take();
-    if let (Ok(()), Some(upgrade)) = (result, upgrade) {
-        // An empty `Bytes` of hyper's buffer would keep the whole buffer.
-        let unread = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
-        Some((upgrade, stream, unread))
-    } else {
-        finish(stream).await;
-        None
+    match (result, upgrade) {
+        (Ok(true), Some(upgrade)) => {
+            // An empty `Bytes` of hyper's buffer would keep the whole buffer.
+            let unread = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
+            Some((upgrade, stream, unread))
+        }
+        _ => {
+            finish(stream).await;
+            None
+        }
     }
 }
 
@@ -203,14 +225,9 @@ async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) 
         .max_send_buf_size(STREAM_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let idle = idle(&context, edge.config.listen.idle_timeout);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = idle => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = edge.drain.token().cancelled() => {
+        () = last_answer(&context) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -220,13 +237,121 @@ async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) 
     }
 }
 
-/// Ends once no request has been served for that long.
-async fn idle(context: &Context, idle_timeout: Duration) {
-    let mut quiet = Duration::ZERO;
-    let step = idle_timeout / 4;
-    while quiet < idle_timeout {
-        tokio::time::sleep(step).await;
-        quiet = if context.active.load(Ordering::Relaxed) == 0 { quiet + step } else { Duration::ZERO };
+/// Ends when an HTTP/2 connection should be told to go: once nothing is under way on it, and it is being drained, was
+/// refused, or has been idle. Not before, since some clients take the news for the end of their streams.
+async fn last_answer(context: &Context) {
+    let drain = &context.edge.drain;
+    let mut idle = !context.in_flight.is_empty();
+    loop {
+        let waited = tokio::select! {
+            () = context.in_flight.none_left() => false,
+            () = drain.token().cancelled(), if !drain.has_begun() => false,
+            () = tokio::time::sleep(context.edge.config.listen.idle_timeout) => true,
+        };
+        if !context.in_flight.is_empty() {
+            idle = false;
+            continue;
+        }
+        let over = drain.has_begun() || context.refusal.is_some();
+        if over || (waited && idle) {
+            // The last answer's final frame is still on its way through hyper.
+            return tokio::time::sleep(LAST_FRAME).await;
+        }
+        idle = true;
+    }
+}
+
+/// How long an HTTP/1.1 connection may be without a request, and how long one may take to come.
+struct Patience {
+    idle: Duration,
+    request: Duration,
+    in_flight: Arc<InFlight>,
+    /// Bytes have come since the last look.
+    heard: Arc<AtomicBool>,
+    /// Requests so far.
+    begun: usize,
+    /// Within a request's head, or before the first.
+    in_head: bool,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    fn new(listen: &config::Listen, in_flight: &Arc<InFlight>) -> Self {
+        Self {
+            idle: listen.idle_timeout,
+            request: listen.request_timeout,
+            in_flight: Arc::clone(in_flight),
+            heard: Arc::default(),
+            begun: 0,
+            in_head: true,
+            sleep: Box::pin(tokio::time::sleep(listen.request_timeout)),
+        }
+    }
+
+    /// Ready when it is over. To be polled after the connection.
+    fn poll_over(&mut self, task: &mut task::Context<'_>) -> Poll<()> {
+        let heard = self.heard.swap(false, Ordering::Relaxed);
+        let begun = self.in_flight.begun();
+        if begun != self.begun || !self.in_flight.is_empty() {
+            // A request has come, and its own deadlines run; or it has been answered already.
+            self.begun = begun;
+            self.in_head = false;
+            self.sleep.as_mut().reset(Instant::now() + self.idle);
+            return Poll::Pending;
+        }
+        if heard && !self.in_head {
+            self.in_head = true;
+            self.sleep.as_mut().reset(Instant::now() + self.request);
+        }
+        self.sleep.as_mut().poll(task)
+    }
+}
+
+/// A stream that notes when something was read from it.
+struct Heard<S> {
+    stream: S,
+    heard: Arc<AtomicBool>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(task, buffer);
+        if buffer.filled().len() > before {
+            this.heard.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(self: Pin<&mut Self>, task: &mut task::Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(task, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        task: &mut task::Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(task, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(task)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::http::HeaderValue;
@@ -57,8 +56,7 @@ impl Route {
 /// # Errors
 /// Never: what goes wrong is an answer.
 pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    context.active.fetch_add(1, Ordering::Relaxed);
-    let _served = Served(Arc::clone(&context));
+    let serving = context.in_flight.begin();
     let (head, body) = request.into_parts();
     let mut call = Call {
         edge: Arc::clone(&context.edge),
@@ -70,6 +68,7 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         guesses: Arc::clone(&context.guesses),
     };
     let mut answer = match find(&call) {
+        Ok(route) if context.is_over() => call.refuse(route.transport(), &going_away(&context)),
         Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route),
         Ok(route) => match dispatch(&context, &mut call, &route, body).await {
             Ok(answer) => answer,
@@ -89,6 +88,7 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     if call.head.method == Method::HEAD {
         withhold_body(&mut answer);
     }
+    answer.body_mut().set_serving(serving);
     Ok(answer)
 }
 
@@ -114,7 +114,7 @@ async fn dispatch(
         Route::Messages(channel) if reads => rest::history(call, channel),
         Route::Messages(channel) if method == Method::POST => rest::publish(call, channel, body).await,
         Route::Presence(channel) if reads => rest::presence(call, channel),
-        Route::Demo(asset) if reads => Ok(page(asset)),
+        Route::Demo(asset) if reads => call.refusal.clone().map_or_else(|| Ok(page(asset)), Err),
         Route::DemoToken if method == Method::POST => rest::demo_token(call, body).await,
         _ => Err(Fault::new(Kind::MethodNotAllowed, format!("this resource does not know {method}"))),
     }
@@ -122,6 +122,7 @@ async fn dispatch(
 
 fn find(call: &Call) -> Result<Route, Fault> {
     let config = &call.edge.config;
+    call.check_host()?;
     let path = call.head.uri.path();
     let not_found = || Fault::new(Kind::NotFound, "no such resource");
     match path {
@@ -158,7 +159,7 @@ fn channel(segment: &str) -> Result<ChannelName, Fault> {
 
 /// `OPTIONS`: a preflight (WHATWG Fetch §4.8), or a question for `Allow`.
 fn options(call: &Call, route: &Route) -> Answer {
-    let mut answer = Answer::new(Body::Full(None));
+    let mut answer = Answer::new(Body::EMPTY);
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let origin = call.origin();
     if let Err(fault) = origin.admit() {
@@ -181,14 +182,11 @@ fn withhold_body(answer: &mut Answer) {
     if let Some(length) = answer.body().size_hint().exact() {
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    *answer.body_mut() = Body::Full(None);
+    answer.body_mut().withhold();
 }
 
-/// One request less, however it ends.
-struct Served(Arc<Context>);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
+/// What a request on a connection that is only kept for the answers under way gets.
+fn going_away(context: &Context) -> Fault {
+    let (_, retry) = context.edge.drain.spread();
+    Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry)
 }

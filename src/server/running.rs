@@ -19,7 +19,7 @@ use crate::bus::{Bus, EmbeddedBus};
 use crate::config::{BusKind, Config};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::{Roster, Typing};
+use crate::presence::Typing;
 use crate::quota::Quotas;
 use crate::transport::{Drain, Edge};
 
@@ -54,6 +54,8 @@ pub enum StartError {
 const TICK: Duration = Duration::from_millis(250);
 /// How often logs are trimmed, and files looked at for changes.
 const SWEEP: Duration = Duration::from_secs(2);
+/// How often the quotas of those who have gone are forgotten.
+const FORGET: Duration = Duration::from_mins(1);
 /// How long connections may take to end after the drain's window.
 const DRAIN_GRACE: Duration = Duration::from_secs(3);
 
@@ -164,35 +166,63 @@ fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
 
 /// What time takes away: grace, silence, history, tickets; and files that were changed.
 async fn sweep(edge: Arc<Edge>, tls: Option<Arc<Tls>>) {
-    let mut keys = changed_at(&edge);
+    let mut files = Files { keys: changed_at(&edge), edge: Arc::clone(&edge), tls, complaint: String::new() };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let every = (SWEEP.as_millis() / TICK.as_millis()).max(1);
-    let mut count = 0;
-    loop {
+    let [sweep, forget] = [SWEEP, FORGET].map(|period| (period.as_millis() / TICK.as_millis()).max(1));
+    for count in 1_u128.. {
         tick.tick().await;
-        Roster::sweep(&edge.roster);
+        edge.roster.sweep();
         edge.typing.sweep();
-        count = (count + 1) % every;
-        if count != 0 {
-            continue;
+        if count % forget == 0 {
+            edge.quotas.sweep();
         }
-        edge.hub.sweep(edge.now());
-        edge.tickets.sweep();
-        edge.quotas.sweep();
-        match tls.as_ref().map(|tls| tls.reload()) {
+        if count % sweep == 0 {
+            // Locks each log in turn and reads files: not on a worker that connections wait for.
+            let looked = tokio::task::spawn_blocking(move || {
+                files.edge.hub.sweep(files.edge.now());
+                files.edge.tickets.sweep();
+                files.reload();
+                files
+            });
+            let Ok(back) = looked.await else { return warn!("the sweep has ended by a panic") };
+            files = back;
+        }
+    }
+}
+
+/// The files that are read again when they change.
+struct Files {
+    edge: Arc<Edge>,
+    tls: Option<Arc<Tls>>,
+    /// When the token keys that are in use were written.
+    keys: Vec<Option<SystemTime>>,
+    /// What was wrong the last time: said once, tried each time.
+    complaint: String,
+}
+
+impl Files {
+    fn reload(&mut self) {
+        let mut complaint = String::new();
+        match self.tls.as_ref().map(|tls| tls.reload()) {
             Some(Ok(true)) => info!("certificate reloaded"),
-            Some(Err(error)) => warn!(%error, "the certificate in use stays"),
+            Some(Err(error)) => complaint = format!("the certificate in use stays: {error}"),
             _ => {}
         }
-        let now = changed_at(&edge);
-        if now != keys {
-            keys = now;
-            match edge.authenticator.reload() {
-                Ok(()) => info!("token keys reloaded"),
-                Err(error) => warn!(%error, "the token keys in use stay"),
+        let now = changed_at(&self.edge);
+        if now != self.keys {
+            match self.edge.authenticator.reload() {
+                Ok(()) => {
+                    self.keys = now;
+                    info!("token keys reloaded");
+                }
+                Err(error) => complaint = format!("{complaint} the token keys in use stay: {error}"),
             }
         }
+        if !complaint.is_empty() && complaint != self.complaint {
+            warn!("{}", complaint.trim());
+        }
+        self.complaint = complaint;
     }
 }
 

@@ -113,7 +113,7 @@ fn acceptor(settings: &config::Tls) -> Result<TlsAcceptor, TlsError> {
         .with_single_cert(chain, key)?;
     // Stateless: a client that comes back skips the handshake's expensive half, and nothing is kept for it.
     server.ticketer = aws_lc_rs::Ticketer::new()?;
-    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
 

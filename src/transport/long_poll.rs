@@ -34,11 +34,12 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     }
     let _active = edge.metrics.connection(Transport::Poll);
     let mut subscriptions = Subscriptions::new();
+    let joined = caller.join_all(&mut subscriptions, &opening, Lease::Poll);
     let mut envelopes = Vec::new();
-    for join in &opening.joins {
-        let joined = caller.join(&mut subscriptions, join, opening.cursor.as_ref(), Lease::Poll, None)?;
-        let known = opening.cursor.as_ref().is_some_and(|cursor| cursor.place(&join.channel).is_some());
-        if !known {
+    for (join, joined) in opening.joins.iter().zip(joined) {
+        let joined = joined?;
+        // Who comes with a cursor for it knows already where it stands.
+        if !opening.cursor.as_ref().is_some_and(|cursor| cursor.place(&join.channel).is_some()) {
             envelopes.push(joined);
         }
     }

@@ -66,7 +66,7 @@ pub fn presence(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
 /// # Errors
 /// The refusal.
 pub fn ticket(call: &Call) -> Result<Answer, Fault> {
-    let who = call.identify()?.ok_or_else(|| {
+    let who = call.identify_by_headers()?.ok_or_else(|| {
         Fault::new(Kind::AuthenticationRequired, "a ticket is made of a token: Authorization: Bearer")
     })?;
     call.edge.quotas.of(&who).request()?;
@@ -85,6 +85,9 @@ pub async fn demo_token(call: &Call, body: HttpIncoming) -> Result<Answer, Fault
         name: String,
     }
     call.origin().admit()?;
+    if let Some(refusal) = &call.refusal {
+        return Err(refusal.clone());
+    }
     let config = &call.edge.config;
     let secret = config.auth.hs256_secret.as_deref().filter(|_| config.development);
     let secret =

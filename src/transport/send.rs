@@ -35,15 +35,18 @@ pub async fn send(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
         read_body(body, limits.message_bytes * BODY_FACTOR, call.edge.config.listen.request_timeout).await?;
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let mut answers: Vec<Bytes> = Vec::new();
+    let key = idempotency_key(call)?;
     if is_array {
+        if key.is_some() {
+            return Err(Fault::malformed("Idempotency-Key is for one envelope; in an array each has its message_id"));
+        }
         let envelopes: Vec<&RawValue> = serde_json::from_slice(&body)
             .map_err(|error| Fault::malformed(format!("the body is no array of envelopes: {error}")))?;
         if envelopes.len() > ENVELOPES_MAX {
             return Err(Fault::malformed(format!("more than {ENVELOPES_MAX} envelopes in one request")));
         }
         for envelope in envelopes {
-            let key = None;
-            match serve(&caller, envelope.get().as_bytes(), limits.message_bytes, key).await {
+            match serve(&caller, envelope.get().as_bytes(), limits.message_bytes, None).await {
                 Ok(answer) => answers.extend(answer),
                 Err(Rejected { fault, correlation_id }) => {
                     call.edge.metrics.fault(Transport::Http, fault.kind);
@@ -52,7 +55,6 @@ pub async fn send(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
             }
         }
     } else {
-        let key = idempotency_key(call)?;
         let answer =
             serve(&caller, &body, limits.message_bytes, key).await.map_err(|rejected| rejected.fault)?;
         answers.extend(answer);

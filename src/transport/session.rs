@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::cursor_string::CursorString;
 use super::edge::Edge;
-use super::subscriptions::Subscriptions;
+use super::http::Opening;
+use super::subscriptions::{Joined, Subscriptions};
 use crate::auth::Identity;
 use crate::bus::Accepted;
 use crate::channel::{ChannelName, MessageId, Page, Position, Publication, Resume};
@@ -21,6 +22,9 @@ use crate::envelope::{
 };
 use crate::metrics::Transport;
 use crate::presence::Lease;
+
+/// Bytes of messages in one page of history; `more` says that there are others.
+const HISTORY_BYTES: usize = 256 * 1024;
 
 /// Who asks, through what.
 #[derive(Clone)]
@@ -55,7 +59,7 @@ impl Caller {
             }
             Request::Join(join) => {
                 let subscriptions = subscriptions.ok_or_else(not_here)?;
-                self.join(subscriptions, &join, None, Lease::Stream, id).map(Some)
+                self.join(subscriptions, &join, id).map(Some)
             }
             Request::Leave(channel) => {
                 let subscriptions = subscriptions.ok_or_else(not_here)?;
@@ -71,8 +75,10 @@ impl Caller {
             }
             Request::TypingStart(channel) => {
                 self.may_speak(&channel)?;
-                let live = self.edge.hub.channel(&channel)?;
-                self.edge.typing.start(&live, &self.who.user_id, self.client_id);
+                // Without the channel there is nobody to be told.
+                if let Some(live) = self.edge.hub.find(&channel) {
+                    self.edge.typing.start(&live, &self.who.user_id, self.client_id);
+                }
                 Ok(None)
             }
             Request::TypingStop(channel) => {
@@ -116,20 +122,47 @@ impl Caller {
         &self,
         subscriptions: &mut Subscriptions,
         join: &Join,
-        cursor: Option<&CursorString>,
-        lease: Lease,
         correlation_id: Option<&str>,
     ) -> Result<Bytes, Fault> {
+        let joined = self.enter(subscriptions, join, None, Lease::Stream)?;
+        Ok(self.room_joined(join, &joined, &subscriptions.cursor_string(None), correlation_id))
+    }
+
+    /// Makes all joins of an opening; their `room_joined`s share one cursor, which names every channel: a client that
+    /// is cut off between two of them loses nothing. In the order of the joins.
+    pub fn join_all(
+        &self,
+        subscriptions: &mut Subscriptions,
+        opening: &Opening,
+        lease: Lease,
+    ) -> Vec<Result<Bytes, Fault>> {
+        let enter = |join| self.enter(subscriptions, join, opening.cursor.as_ref(), lease);
+        let entered: Vec<_> = opening.joins.iter().map(enter).collect();
+        let cursor = subscriptions.cursor_string(None);
+        let answer = |(join, joined): (&Join, Result<Joined, Fault>)| {
+            joined.map(|joined| self.room_joined(join, &joined, &cursor, None))
+        };
+        opening.joins.iter().zip(entered).map(answer).collect()
+    }
+
+    fn enter(
+        &self,
+        subscriptions: &mut Subscriptions,
+        join: &Join,
+        cursor: Option<&CursorString>,
+        lease: Lease,
+    ) -> Result<Joined, Fault> {
         let begin = self.begin(join, cursor)?;
-        let joined = subscriptions.join(&self.edge, &self.who, &join.channel, begin, join.presence, lease)?;
+        subscriptions.join(&self.edge, &self.who, &join.channel, begin, join.presence, lease)
+    }
+
+    fn room_joined(&self, join: &Join, joined: &Joined, cursor: &str, correlation_id: Option<&str>) -> Bytes {
         let settings = self.edge.hub.settings(&join.channel);
         let presence = (join.presence && settings.presence).then(|| self.edge.roster.list(&join.channel).0);
         let Position { epoch, seq } = joined.position;
-        let cursor = subscriptions.cursor_string(None);
         let channel = join.channel.as_str();
-        let payload =
-            RoomJoined { channel, epoch, seq, cursor: &cursor, recovered: joined.recovered, presence };
-        Ok(envelope::encode("room_joined", &payload, correlation_id))
+        let payload = RoomJoined { channel, epoch, seq, cursor, recovered: joined.recovered, presence };
+        envelope::encode("room_joined", &payload, correlation_id)
     }
 
     /// Publishes.
@@ -163,9 +196,11 @@ impl Caller {
     /// [`Kind::Forbidden`].
     pub fn history(&self, channel: &ChannelName, after: u64, limit: usize) -> Result<Page, Fault> {
         self.may_join(channel)?;
-        let budget = self.edge.config.limits.queue_bytes;
-        let live = self.edge.hub.channel(channel)?;
-        Ok(live.history(after, limit, budget, self.edge.now()))
+        // Not made by being read: names are free.
+        let Some(live) = self.edge.hub.find(channel) else {
+            return Ok(Page { head: self.edge.hub.blank(), messages: Vec::new(), more: false });
+        };
+        Ok(live.history(after, limit, HISTORY_BYTES, self.edge.now()))
     }
 
     /// Who is in the channel, for those who may join it.

@@ -11,7 +11,7 @@ use hyper::{Response, header};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::http::{Answer, Body, Call};
+use super::http::{Answer, Body, Call, Content};
 use super::{Caller, Edge, Event, Subscriptions};
 use crate::close::{Fault, Kind};
 use crate::envelope;
@@ -39,12 +39,13 @@ pub fn open(call: &Call) -> Result<Answer, Fault> {
     let mut subscriptions = Subscriptions::new();
     let mut head = format!("retry: {RETRY_MS}\n\n").into_bytes();
     push_event(&mut head, None, &Caller::established(&caller.edge, caller.client_id, Some(&caller.who)));
-    for join in &opening.joins {
-        let joined = caller.join(&mut subscriptions, join, opening.cursor.as_ref(), Lease::Stream, None)?;
-        push_event(&mut head, Some(&subscriptions.cursor_string(None)), &joined);
+    let joined = caller.join_all(&mut subscriptions, &opening, Lease::Stream);
+    let cursor = subscriptions.cursor_string(None);
+    for joined in joined {
+        push_event(&mut head, Some(&cursor), &joined?);
     }
     caller.edge.metrics.sent(Transport::Sse, 1 + opening.joins.len() as u64);
-    let mut answer = Response::new(Body::Events(Box::new(SseBody::new(caller, subscriptions, head.into()))));
+    let mut answer = Response::new(Body::from(Content::Events(Box::new(SseBody::new(caller, subscriptions, head.into())))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -98,6 +99,14 @@ impl SseBody {
             return Poll::Ready(None);
         }
         loop {
+            // Before there is more to read, which under load there always is.
+            if self.leave.is_none() && self.caller.edge.drain.has_begun() {
+                let (leave, retry) = self.caller.edge.drain.spread();
+                self.leave = Some((Instant::now() + leave, retry));
+            }
+            if let Some(chunk) = self.tick() {
+                return Poll::Ready(Some(chunk));
+            }
             match self.read() {
                 Ok(chunk) if !chunk.is_empty() => return Poll::Ready(Some(chunk.into())),
                 Ok(_) => {}
@@ -110,8 +119,7 @@ impl SseBody {
                 && drain.as_mut().poll(context).is_ready()
             {
                 self.drain = None;
-                let (leave, retry) = self.caller.edge.drain.spread();
-                self.leave = Some((Instant::now() + leave, retry));
+                continue;
             }
             let due = [self.expires, self.leave.map(|(at, _)| at)];
             let due = due.into_iter().flatten().fold(self.comment_due, Instant::min);
@@ -119,9 +127,6 @@ impl SseBody {
                 self.clock.as_mut().reset(due);
             }
             ready!(self.clock.as_mut().poll(context));
-            if let Some(chunk) = self.tick() {
-                return Poll::Ready(Some(chunk));
-            }
         }
     }
 

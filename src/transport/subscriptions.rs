@@ -207,10 +207,13 @@ impl Subscriptions {
             if !self.joined[index].has_news() {
                 continue;
             }
-            if given >= budget
-                || self.read_one(edge, user_id, index, budget - given, &mut given, &mut take)?
-            {
+            if given >= budget {
                 self.turn = index;
+                return Ok(true);
+            }
+            if self.read_one(edge, user_id, index, budget - given, &mut given, &mut take)? {
+                // The others first: a channel that always has more must not be all that is read.
+                self.turn = (index + 1) % self.joined.len();
                 return Ok(true);
             }
         }

@@ -10,7 +10,7 @@ use hyper::http::HeaderValue;
 use hyper::{HeaderMap, Response, StatusCode, header};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use super::Call;
+use super::{Call, Serving};
 use crate::close::{Fault, Kind};
 use crate::envelope;
 use crate::transport::sse::SseBody;
@@ -18,12 +18,39 @@ use crate::transport::sse::SseBody;
 /// Any answer.
 pub type Answer = Response<Body>;
 
-/// The body of an answer.
-pub enum Body {
+/// The body of an answer, and the request that it ends.
+pub struct Body {
+    content: Content,
+    serving: Option<Serving>,
+}
+
+/// What a body holds.
+pub enum Content {
     /// Finished bytes.
     Full(Option<Bytes>),
     /// A stream of events.
     Events(Box<SseBody>),
+}
+
+impl Body {
+    /// No bytes.
+    pub const EMPTY: Self = Self { content: Content::Full(None), serving: None };
+
+    /// Counts as being served until this body has ended.
+    pub fn set_serving(&mut self, serving: Serving) {
+        self.serving = Some(serving);
+    }
+
+    /// Takes the bytes away: RFC 9110 §9.3.2, a `HEAD`.
+    pub fn withhold(&mut self) {
+        self.content = Content::Full(None);
+    }
+}
+
+impl From<Content> for Body {
+    fn from(content: Content) -> Self {
+        Self { content, serving: None }
+    }
 }
 
 impl hyper::body::Body for Body {
@@ -34,25 +61,24 @@ impl hyper::body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Events(events) => {
-                events.poll_chunk(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
-            }
-        }
+        let chunk = match &mut self.get_mut().content {
+            Content::Full(bytes) => Poll::Ready(bytes.take()),
+            Content::Events(events) => events.poll_chunk(context),
+        };
+        chunk.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::Events(_) => false,
+        match &self.content {
+            Content::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Content::Events(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Events(_) => SizeHint::default(),
+        match &self.content {
+            Content::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Content::Events(_) => SizeHint::default(),
         }
     }
 }
@@ -64,7 +90,7 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 
 /// An answer of that type. Nothing that the edge says may be kept by a cache.
 pub fn typed(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer {
-    let mut answer = Response::new(Body::Full(Some(body)));
+    let mut answer = Response::new(Content::Full(Some(body)).into());
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

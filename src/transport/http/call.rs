@@ -45,6 +45,11 @@ impl Query<'_> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
     }
 
+    /// All of that name.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
+    }
+
     /// A whole number, if it is there.
     ///
     /// # Errors
@@ -96,6 +101,18 @@ impl Call {
         self.edge.origins.judge(&self.head.headers, authority, self.tls)
     }
 
+    /// An HTTP/1.1 request names one host (RFC 9112 §3.2): the rule of the own origin compares with it.
+    ///
+    /// # Errors
+    /// Malformed.
+    pub fn check_host(&self) -> Result<(), Fault> {
+        let hosts = self.head.headers.get_all(header::HOST).iter().count();
+        match self.head.version {
+            Version::HTTP_11 if hosts != 1 => Err(Fault::malformed("the request has not one Host")),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the answer goes to an `EventSource`, which gives up for good on any status but 200.
     pub fn wants_event_stream(&self) -> bool {
         let accepts = self.head.headers.get_all(header::ACCEPT);
@@ -109,6 +126,18 @@ impl Call {
     /// # Errors
     /// The refusal.
     pub fn identify(&self) -> Result<Option<Arc<Identity>>, Fault> {
+        self.identify_by(self.head.uri.query())
+    }
+
+    /// [`Call::identify`] by headers alone: what stood in a URL must not buy anything that lasts.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn identify_by_headers(&self) -> Result<Option<Arc<Identity>>, Fault> {
+        self.identify_by(None)
+    }
+
+    fn identify_by(&self, query: Option<&str>) -> Result<Option<Arc<Identity>>, Fault> {
         let origin = self.origin();
         if let Err(fault) = origin.admit() {
             let Origin::Refused(shown) = &origin else { return Err(fault) };
@@ -118,7 +147,7 @@ impl Call {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        self.credential(&origin).map_err(|error| self.audit(error))
+        self.credential(&origin, query).map_err(|error| self.audit(error))
     }
 
     /// [`Call::identify`] for a transport without a connection of its own: without a token, a guest or a refusal.
@@ -157,22 +186,31 @@ impl Call {
     pub fn opening(&self) -> Result<Opening, Fault> {
         let query = self.query();
         let last_event_id = self.head.headers.get("last-event-id").filter(|id| !id.is_empty());
-        let cursor = match last_event_id {
-            Some(id) => Some(id.to_str().map_err(|_| Fault::malformed("Last-Event-ID is not a cursor"))?),
-            None => query.get("cursor").filter(|cursor| !cursor.is_empty()),
+        let (cursor, strange) = match last_event_id {
+            // An `EventSource` can't help what it sends, and gives up for good when it is refused: a gap tells it.
+            Some(id) => match id.to_str().ok().and_then(|id| CursorString::parse(id).ok()) {
+                Some(cursor) => (Some(cursor), false),
+                None => (None, true),
+            },
+            None => {
+                let cursor = query.get("cursor").filter(|cursor| !cursor.is_empty()).map(CursorString::parse);
+                (cursor.transpose().map_err(|error| Fault::malformed(error.to_string()))?, false)
+            }
         };
-        let cursor = cursor.map(CursorString::parse).transpose();
-        let cursor = cursor.map_err(|error| Fault::malformed(error.to_string()))?;
-        let channels = channels(query.get("channels").unwrap_or_default())?;
-        if channels.len() > self.edge.config.limits.channels_per_connection {
-            return Err(Fault::new(Kind::TooManyChannels, "more channels than one connection may join")
-                .with_limit("limits.channels_per_connection"));
+        let limit = self.edge.config.limits.channels_per_connection;
+        let mut channels = Vec::new();
+        for list in query.all("channels") {
+            add_channels(&mut channels, list, limit)?;
         }
         let history = query.number("history")?.map(|newest| usize::try_from(newest).unwrap_or(usize::MAX));
         let recover = query.get("recover").map(|text| positions(text, channels.len())).transpose()?;
+        if recover.is_some() && history.is_some() {
+            return Err(Fault::malformed("only one of recover and history may be given"));
+        }
         let presence = query.switch("presence")?;
         let joins = channels.into_iter().enumerate().map(|(index, channel)| {
             let start = match (&recover, history) {
+                _ if strange => Start::Recover(None),
                 (Some(positions), _) => Start::Recover(positions[index]),
                 (None, Some(newest)) => Start::History(newest),
                 (None, None) => Start::Live,
@@ -187,8 +225,12 @@ impl Call {
         self.head.method == Method::GET
     }
 
-    fn credential(&self, origin: &Origin<'_>) -> Result<Option<Arc<Identity>>, AuthError> {
-        let Some(credential) = auth::find(&self.head.headers, self.head.uri.query())? else {
+    fn credential(
+        &self,
+        origin: &Origin<'_>,
+        query: Option<&str>,
+    ) -> Result<Option<Arc<Identity>>, AuthError> {
+        let Some(credential) = auth::find(&self.head.headers, query)? else {
             return Ok(None);
         };
         let secret = credential.secret.expose();
@@ -200,17 +242,24 @@ impl Call {
     }
 }
 
-fn channels(list: &str) -> Result<Vec<ChannelName>, Fault> {
-    let mut channels: Vec<ChannelName> = Vec::new();
-    for name in list.split(',').filter(|name| !name.is_empty()) {
+fn add_channels(channels: &mut Vec<ChannelName>, list: &str, limit: usize) -> Result<(), Fault> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    for name in list.split(',') {
         let channel = name.parse().map_err(|error: crate::channel::NameError| {
             Fault::malformed(format!("the query's channels: {error}"))
         })?;
-        if !channels.contains(&channel) {
-            channels.push(channel);
+        if channels.contains(&channel) {
+            continue;
         }
+        if channels.len() == limit {
+            return Err(Fault::new(Kind::TooManyChannels, "more channels than one connection may join")
+                .with_limit("limits.channels_per_connection"));
+        }
+        channels.push(channel);
     }
-    Ok(channels)
+    Ok(())
 }
 
 /// `EPOCH:SEQ`, one per channel.

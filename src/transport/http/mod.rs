@@ -2,6 +2,8 @@
 
 mod answer;
 mod call;
+mod in_flight;
 
-pub use answer::{Answer, Body, json, problem, refusal_stream, typed};
+pub use answer::{Answer, Body, Content, json, problem, refusal_stream, typed};
 pub use call::{Call, Opening, Query};
+pub use in_flight::{InFlight, Serving};

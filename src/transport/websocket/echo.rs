@@ -24,7 +24,7 @@ pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
         return wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;
     }
     loop {
-        for inbound in std::mem::take(&mut wire.arrived) {
+        while let Some(inbound) = wire.arrived.pop_front() {
             match inbound {
                 Inbound::Text(text) => wire.outbox.frame(OpCode::Text, &text),
                 Inbound::Binary(bytes) => wire.outbox.frame(OpCode::Binary, &bytes),

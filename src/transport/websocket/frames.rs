@@ -1,6 +1,8 @@
 //! From bytes to messages: the guard checks and finds the frames, fastwebsockets reads them, fragments are put
 //! together. Holds no buffer while there is nothing unfinished, which is most of a connection's life.
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocketError, WebSocketRead, after_handshake_split};
 use futures_util::FutureExt as _;
@@ -47,7 +49,7 @@ impl FrameReader {
     ///
     /// # Errors
     /// What the client did wrong; what it sent before that has been added.
-    pub fn feed(&mut self, fresh: &[u8], arrived: &mut Vec<Inbound>) -> Result<(), FrameFault> {
+    pub fn feed(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
         let before = self.inbox.len();
         let (complete, verdict) = match self.guard.scan(fresh) {
             Ok(progress) => (progress.complete, Ok(())),
@@ -69,7 +71,7 @@ impl FrameReader {
         verdict
     }
 
-    fn read_frames(&mut self, frames: &[u8], arrived: &mut Vec<Inbound>) {
+    fn read_frames(&mut self, frames: &[u8], arrived: &mut VecDeque<Inbound>) {
         let (mut reader, _) = after_handshake_split(frames, tokio::io::sink(), Role::Server);
         reader.set_auto_close(false);
         reader.set_auto_pong(false);
@@ -77,7 +79,7 @@ impl FrameReader {
         reader.set_max_message_size(usize::MAX);
         while let Some(frame) = next_frame(&mut reader) {
             if let Some(inbound) = self.assemble(frame) {
-                arrived.push(inbound);
+                arrived.push_back(inbound);
             }
         }
     }
@@ -161,7 +163,7 @@ mod tests {
         ];
         for size in 1..=stream.len() {
             let mut reader = FrameReader::new(100);
-            let mut arrived = Vec::new();
+            let mut arrived = VecDeque::new();
             for chunk in stream.chunks(size) {
                 reader.feed(chunk, &mut arrived).unwrap();
             }
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn what_came_before_a_violation_still_counts() {
         let mut reader = FrameReader::new(100);
-        let mut arrived = Vec::new();
+        let mut arrived = VecDeque::new();
         let unmasked = [0x81, 1, b'x'];
         let fault =
             reader.feed(&[frame(0x81, b"good"), unmasked.to_vec()].concat(), &mut arrived).unwrap_err();

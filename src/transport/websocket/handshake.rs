@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper::Request;
 use hyper::http::HeaderValue;
-use hyper::{Response, header};
+use hyper::{Response, Version, header};
 use uuid::Uuid;
 
 use crate::auth::Identity;
@@ -34,6 +36,10 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
         let fault = Fault::new(Kind::UpgradeRequired, "this resource speaks WebSocket only");
         return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
     }
+    if call.head.version < Version::HTTP_11 || !has_key(call) {
+        let fault = Fault::malformed("a WebSocket handshake is HTTP/1.1 and has one Sec-WebSocket-Key of 16 bytes");
+        return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
+    }
     let switching = match fastwebsockets::upgrade::upgrade(&mut *request) {
         // The future is not needed: the connection's task takes the stream off hyper itself.
         Ok((switching, _)) => switching,
@@ -47,8 +53,11 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
             return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
         }
     };
-    let upgrade = Upgrade { client_id: call.connection, who: who(call), opening: call.opening(), echo };
-    let mut answer = Response::new(Body::Full(None));
+    let who = who(call);
+    // Who is refused is not worth the reading of what it wants.
+    let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
+    let upgrade = Upgrade { client_id: call.connection, who, opening, echo };
+    let mut answer = Response::new(Body::EMPTY);
     *answer.status_mut() = switching.status();
     *answer.headers_mut() = switching.headers().clone();
     if offers_subprotocol(call) {
@@ -63,6 +72,13 @@ fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
         (None, AuthMode::Optional) => Ok(Some(Arc::new(Identity::guest_of_connection()))),
         (who, _) => Ok(who),
     }
+}
+
+/// RFC 6455 §4.2.1: a key that is 16 bytes in base64.
+fn has_key(call: &Call) -> bool {
+    let mut keys = call.head.headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else { return false };
+    STANDARD.decode(key).is_ok_and(|key| key.len() == 16)
 }
 
 fn offers_subprotocol(call: &Call) -> bool {

@@ -3,6 +3,9 @@
 
 use fastwebsockets::{Frame, OpCode, Payload};
 
+/// Written bytes that a buffer which never runs empty may still hold.
+const COMPACT_BYTES: usize = 64 * 1024;
+
 /// Bytes on their way out.
 #[derive(Default)]
 pub struct Outbox {
@@ -18,6 +21,10 @@ impl Outbox {
 
     /// Adds a frame (RFC 6455 §5.2), unmasked as a server's (§5.1).
     pub fn frame(&mut self, opcode: OpCode, payload: &[u8]) {
+        if self.written > COMPACT_BYTES && self.written > self.bytes.len() / 2 {
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
         let mut head = [0; 16];
         let size = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut head);
         self.bytes.reserve(size + payload.len());

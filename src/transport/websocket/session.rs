@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::frames::Inbound;
 use super::handshake::Upgrade;
-use super::wire::{Loss, Turn, Wire};
+use super::outbox::Outbox;
+use super::wire::{Loss, Wire};
 use crate::auth::Identity;
 use crate::channel::{Channel, metadata_timestamp};
 use crate::close::{Fault, Kind};
@@ -49,12 +50,11 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(()) => session.serve(fed).await,
         Err(fault) => End::Fault(fault),
     };
-    debug!(connection = %client_id, ?end, "websocket ends");
+    debug!(connection = %client_id, reason = end.reason(), "websocket ends");
     session.close(end).await;
 }
 
 /// Why a connection ends.
-#[derive(Debug)]
 enum End {
     /// We end it, for that reason.
     Fault(Fault),
@@ -70,12 +70,18 @@ enum End {
     Dead,
 }
 
-/// What the loop wakes up for.
-enum Wakeup {
-    Wire(Turn),
-    News,
-    Clock,
-    Drain,
+impl End {
+    /// A word of ours for the log and the metrics: nothing that the client has sent is in it.
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Fault(fault) => fault.kind.reason(),
+            Self::Closed(_) => "client",
+            Self::Violation(_) => "protocol_error",
+            Self::Lost => "lost",
+            Self::Stuck => "write_timeout",
+            Self::Dead => "dead_peer",
+        }
+    }
 }
 
 struct Session<S> {
@@ -150,42 +156,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Err(fault) => self.refuse(fault, None)?,
         }
         if let Some(who) = who {
-            self.identify(who)?;
+            self.identify(who);
         }
         Ok(())
     }
 
-    async fn serve(&mut self, mut fed: Result<(), Loss>) -> End {
+    async fn serve(&mut self, fed: Result<(), Loss>) -> End {
+        let mut lost = fed.err();
         loop {
-            for inbound in std::mem::take(&mut self.wire.arrived) {
-                if let Err(end) = self.hear(inbound).await {
-                    return end;
-                }
+            if let Err(end) = self.hear_all(lost.as_ref()).await {
+                return end;
             }
-            if let Err(loss) = fed {
-                return self.lose(&loss);
+            if self.wire.arrived.is_empty()
+                && let Some(loss) = &lost
+            {
+                return self.lose(loss);
             }
             if let Err(fault) = self.read_cursors() {
                 return End::Fault(fault);
             }
-            fed = match self.next().await {
-                Ok(Wakeup::Wire(Turn::Read)) => {
-                    self.clock.heard = Instant::now();
-                    Ok(())
-                }
-                Ok(Wakeup::Wire(Turn::Written) | Wakeup::News) => Ok(()),
-                Ok(Wakeup::Clock) => match self.tick() {
-                    Ok(()) => Ok(()),
-                    Err(end) => return end,
-                },
-                Ok(Wakeup::Drain) => {
-                    let (leave, retry) = self.edge.drain.spread();
-                    self.clock.leave = Some((Instant::now() + leave, retry));
-                    Ok(())
-                }
-                Err(loss) => Err(loss),
-            };
+            match self.next().await {
+                Ok(()) => {}
+                Err(loss) => lost = Some(loss),
+            }
+            if let Err(end) = self.tick() {
+                return end;
+            }
         }
+    }
+
+    /// Serves what has arrived, as long as its answers fit the queue; the rest waits until they are written. Who is
+    /// gone can't be answered, but what it sent before still counts.
+    async fn hear_all(&mut self, lost: Option<&Loss>) -> Result<(), End> {
+        let gone = matches!(lost, Some(Loss::Eof | Loss::Io(_)));
+        while gone || self.wire.outbox.len() < self.edge.config.limits.queue_bytes {
+            let Some(inbound) = self.wire.arrived.pop_front() else { break };
+            self.hear(inbound).await?;
+            if gone {
+                self.wire.outbox = Outbox::default();
+            }
+        }
+        Ok(())
     }
 
     fn lose(&self, loss: &Loss) -> End {
@@ -201,30 +212,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Waits for whatever comes first.
-    async fn next(&mut self) -> Result<Wakeup, Loss> {
+    /// Waits for whatever comes first: the socket, news in a channel, the drain, the clock.
+    async fn next(&mut self) -> Result<(), Loss> {
         let deadline = self.clock.next(&self.edge);
         if self.sleep.deadline() != deadline {
             self.sleep.as_mut().reset(deadline);
         }
-        std::future::poll_fn(|context| self.poll_next(context)).await
+        if std::future::poll_fn(|context| self.poll_next(context)).await? {
+            self.clock.heard = Instant::now();
+        }
+        Ok(())
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Wakeup, Loss>> {
+    /// Whether something was heard.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Loss>> {
         if let Poll::Ready(turn) = self.wire.poll_turn(context) {
-            return Poll::Ready(turn.map(Wakeup::Wire));
+            return Poll::Ready(turn);
         }
         // While the last batch is on its way out, news can wait: there will be more of it then.
         if self.wire.outbox.is_empty() && self.subscriptions.wake().poll_rung(context).is_ready() {
-            return Poll::Ready(Ok(Wakeup::News));
+            return Poll::Ready(Ok(false));
         }
         if let Some(drain) = &mut self.drain
             && drain.as_mut().poll(context).is_ready()
         {
             self.drain = None;
-            return Poll::Ready(Ok(Wakeup::Drain));
+            return Poll::Ready(Ok(false));
         }
-        self.sleep.as_mut().poll(context).map(|()| Ok(Wakeup::Clock))
+        self.sleep.as_mut().poll(context).map(|()| Ok(false))
     }
 
     /// Fills the outbox with what the cursors have not seen, if it is empty.
@@ -258,6 +273,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.refuse(fault, None).map_err(End::Fault)
             }
             Inbound::Ping(payload) => {
+                if let Err(fault) = self.quota.request() {
+                    return self.refuse(fault, None).map_err(End::Fault);
+                }
                 self.wire.outbox.frame(OpCode::Pong, &payload);
                 Ok(())
             }
@@ -322,47 +340,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let payload = serde_json::json!({ "ok": true, "user_id": &*who.user_id, "expires_at": expires_at });
         let answer = envelope::encode("auth_response", &payload, correlation_id);
         self.say(&answer);
-        self.identify(Arc::new(who))
+        self.identify(Arc::new(who));
+        Ok(())
     }
 
     /// From now on the client is that one; joins that waited for it are made.
-    fn identify(&mut self, who: Arc<Identity>) -> Result<(), Fault> {
+    fn identify(&mut self, who: Arc<Identity>) {
         self.clock.token_due = None;
         self.clock.expires = who.expires_at.map(deadline);
+        self.stop_typing();
         let left = self.subscriptions.renew(&self.edge, &who, Lease::Stream);
         self.who = Some(Arc::clone(&who));
         for channel in left {
             let fault = Fault::new(Kind::Forbidden, "the new token does not grant this channel");
-            self.refuse(fault.in_channel(channel.as_str()), None)?;
-            self.say(&envelope::encode(
-                "room_left",
-                &serde_json::json!({ "channel": channel.as_str() }),
-                None,
-            ));
+            self.tell(&fault.in_channel(channel.as_str()), None);
+            self.say(&envelope::encode("room_left", &serde_json::json!({ "channel": channel.as_str() }), None));
         }
-        let Some(opening) = self.opening.take() else { return Ok(()) };
+        let Some(opening) = self.opening.take() else { return };
         let (edge, client_id) = (Arc::clone(&self.edge), self.client_id);
         let caller = Caller { edge, who, client_id, transport: Transport::WebSocket };
-        for join in &opening.joins {
-            match caller.join(&mut self.subscriptions, join, opening.cursor.as_ref(), Lease::Stream, None) {
+        for joined in caller.join_all(&mut self.subscriptions, &opening, Lease::Stream) {
+            match joined {
                 Ok(joined) => self.say(&joined),
-                Err(fault) => self.refuse(fault, None)?,
+                Err(fault) => self.tell(&fault, None),
             }
         }
-        Ok(())
     }
 
-    /// Tells the client what is wrong with what it sent; after too many of them in a row, or one that a connection
-    /// can't outlive, the connection ends with it.
-    fn refuse(&mut self, fault: Fault, correlation_id: Option<&str>) -> Result<(), Fault> {
-        self.violations += 1;
-        self.say(&envelope::encode_error(&fault, correlation_id));
-        if !fault.kind.is_survivable() || self.violations >= VIOLATIONS_MAX {
-            self.told = true;
-            return Err(fault);
+    /// Nobody types under this name on this connection any more.
+    fn stop_typing(&self) {
+        let Some(who) = &self.who else { return };
+        for channel in self.subscriptions.channels() {
+            self.edge.typing.gone(Channel::name(channel), &who.user_id, self.client_id);
         }
+    }
+
+    /// Refuses what the client has sent. After too many of these in a row, or one that a connection can't outlive, it
+    /// ends with it.
+    fn refuse(&mut self, fault: Fault, correlation_id: Option<&str>) -> Result<(), Fault> {
+        // That the edge has no room is not the client's doing.
+        self.violations += u8::from(fault.kind != Kind::Overloaded && fault.kind != Kind::Internal);
+        if fault.kind.is_survivable() && self.violations < VIOLATIONS_MAX {
+            self.tell(&fault, correlation_id);
+            return Ok(());
+        }
+        self.say(&envelope::encode_error(&fault, correlation_id));
+        self.told = true;
+        Err(fault)
+    }
+
+    fn tell(&mut self, fault: &Fault, correlation_id: Option<&str>) {
         self.edge.metrics.fault(Transport::WebSocket, fault.kind);
-        Ok(())
+        self.say(&envelope::encode_error(fault, correlation_id));
     }
 
     fn say(&mut self, json: &[u8]) {
@@ -374,6 +403,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn tick(&mut self) -> Result<(), End> {
         let now = Instant::now();
         let clock = &mut self.clock;
+        if clock.leave.is_none() && self.edge.drain.has_begun() {
+            let (leave, retry) = self.edge.drain.spread();
+            clock.leave = Some((now + leave, retry));
+        }
         if let Some((at, retry)) = clock.leave
             && at <= now
         {
@@ -401,11 +434,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     async fn close(self, end: End) {
-        if let Some(who) = &self.who {
-            for channel in self.subscriptions.channels() {
-                self.edge.typing.gone(Channel::name(channel), &who.user_id, self.client_id);
-            }
-        }
+        self.stop_typing();
         // Given back before the goodbye, which may take a while.
         drop(self.subscriptions);
         let metrics = &self.edge.metrics;

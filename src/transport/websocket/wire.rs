@@ -1,6 +1,7 @@
 //! The socket of one WebSocket: bytes in both directions, one poll for all that can happen to it. Knows frames, not
 //! sessions.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -27,15 +28,6 @@ pub enum Loss {
     Io(io::Error),
 }
 
-/// What became possible.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Something arrived.
-    Read,
-    /// All that waited is written.
-    Written,
-}
-
 /// Socket, reader and writer.
 pub struct Wire<S> {
     stream: S,
@@ -43,7 +35,7 @@ pub struct Wire<S> {
     /// To the client.
     pub outbox: Outbox,
     /// From the client, not yet served.
-    pub arrived: Vec<Inbound>,
+    pub arrived: VecDeque<Inbound>,
     flushing: bool,
     /// Above this many unwritten bytes nothing more is read: who floods us with pings must take the pongs.
     queue_bytes: usize,
@@ -69,7 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             stream,
             reader: FrameReader::new(message_bytes),
             outbox: Outbox::default(),
-            arrived: Vec::new(),
+            arrived: VecDeque::new(),
             flushing: false,
             queue_bytes,
         };
@@ -77,45 +69,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (wire, fed)
     }
 
-    /// Writes what waits, reads what came; ready when either is done.
+    /// Writes what waits and reads what came; ready when either went on, with whether something was read. Nothing is
+    /// read while there is something to serve, or more to write than the queue may hold.
     ///
     /// # Errors
-    /// [`Loss`], after which only [`Wire::goodbye`] makes sense.
-    pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<Turn, Loss>> {
-        if (!self.outbox.is_empty() || self.flushing)
-            && self.poll_write(context).map_err(Loss::Io)?.is_ready()
-        {
-            return Poll::Ready(Ok(Turn::Written));
-        }
-        if self.outbox.len() >= self.queue_bytes {
-            return Poll::Pending;
-        }
-        self.poll_read(context).map(|read| read.map(|()| Turn::Read))
+    /// [`Loss`], after which only what has arrived and [`Wire::goodbye`] make sense.
+    pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Loss>> {
+        let writes = !self.outbox.is_empty() || self.flushing;
+        let written = writes && self.poll_write(context).map_err(Loss::Io)?.is_ready();
+        // After a write as well: a log that never runs dry must not keep the client unheard.
+        let reads = self.arrived.is_empty() && self.outbox.len() < self.queue_bytes;
+        let read = reads && self.poll_read(context)?.is_ready();
+        if written || read { Poll::Ready(Ok(read)) } else { Poll::Pending }
     }
 
-    /// Writes what waits and a close frame, then gives the peer a moment to answer with its own (RFC 6455 §7.1.1: the
-    /// server closes the TCP connection, after the handshake).
+    /// Writes what waits and a close frame, then gives the peer a moment to answer with its own, unless it was the
+    /// first (RFC 6455 §7.1.1: the server closes the TCP connection, after the closing handshake).
     pub async fn goodbye(mut self, code: Option<u16>, reason: &str, answered: bool) {
-        if let Some(code) = code {
-            self.outbox.close(code, reason);
-        } else {
-            self.outbox.frame(OpCode::Close, &[]);
+        match code {
+            Some(code) => self.outbox.close(code, reason),
+            None => self.outbox.frame(OpCode::Close, &[]),
         }
         let farewell = async {
             std::future::poll_fn(|context| self.poll_write(context)).await?;
-            self.stream.shutdown().await?;
             if !answered {
                 self.wait_for_close().await;
             }
-            io::Result::Ok(())
+            self.stream.shutdown().await
         };
         // Whether it got through does not matter any more: the connection ends either way.
         let _: Result<io::Result<()>, _> = timeout(GOODBYE, farewell).await;
     }
 
+    /// Reads on until the peer's close or its end. After a violation what it sends can't be read as frames: it is
+    /// thrown away, for a socket that is closed with unread bytes takes the close frame back.
     async fn wait_for_close(&mut self) {
         self.arrived.clear();
-        while let Ok(()) = std::future::poll_fn(|context| self.poll_read(context)).await {
+        loop {
+            match std::future::poll_fn(|context| self.poll_read(context)).await {
+                Ok(()) | Err(Loss::Violation(_)) => {}
+                Err(Loss::Eof | Loss::Io(_)) => return,
+            }
             if self.arrived.drain(..).any(|inbound| matches!(inbound, Inbound::Close(_))) {
                 return;
             }
