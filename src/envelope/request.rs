@@ -201,7 +201,8 @@ fn request(kind: &str, payload: Option<&RawValue>) -> Result<Request, Fault> {
     match kind {
         "auth" => {
             // Not serde's words: they quote what they stumble over, and that is a token.
-            let token = read::<Token>(payload).map_err(|_| Fault::malformed("payload has no token, a string"))?;
+            let token =
+                read::<Token>(payload).map_err(|_| Fault::malformed("payload has no token, a string"))?;
             Ok(Request::Auth { token: token.token })
         }
         "join_room" => join(read(payload)?).map(Request::Join),

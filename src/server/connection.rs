@@ -228,8 +228,12 @@ async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) 
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = last_answer(&context) => {
+            if context.refusal.is_some() {
+                // Nothing was served on it and nothing is under way: its client may begin anew at once.
+                return;
+            }
             connection.as_mut().graceful_shutdown();
-            connection.await
+            timeout(LINGER, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {
@@ -330,7 +334,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(self: Pin<&mut Self>, task: &mut task::Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        task: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(task, bytes)
     }
 

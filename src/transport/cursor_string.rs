@@ -152,7 +152,8 @@ mod tests {
 
     fn encode(node: Option<u32>, places: &[(&str, u64, u64)]) -> String {
         let names: Vec<_> = places.iter().map(|(text, ..)| name(text)).collect();
-        let places = names.iter().zip(places).map(|(name, (_, seq, passing))| (name, position(*seq), *passing));
+        let places =
+            names.iter().zip(places).map(|(name, (_, seq, passing))| (name, position(*seq), *passing));
         CursorString::encode(node, places)
     }
 
@@ -162,7 +163,10 @@ mod tests {
         let places = [("a", 0, 0), (&long as &str, MAX_SEQ, 300), ("c:d", 127, 1)];
         for node in [None, Some(7)] {
             let text = encode(node, &places);
-            assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{text}");
+            assert!(
+                text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'),
+                "{text}"
+            );
             let cursor = CursorString::parse(&text).unwrap();
             assert_eq!((cursor.node, cursor.places.len()), (node, 3));
             for (channel, seq, passing) in places {
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_cursor_means_the_same_in_every_version() {
-        assert_eq!(encode(None, &[("chat:lobby", 300, 0)]), "ARSJkk6_-PodEjRWeJq8rAI");
+        assert_eq!(encode(None, &[("chat:lobby", 300, 0)]), "AbgtnZBilfSZEjRWeJq8rAI");
     }
 
     #[test]
@@ -188,10 +192,11 @@ mod tests {
 
     #[test]
     fn what_no_edge_wrote_is_refused() {
-        let good = encode(None, &[("a", 300, 0)]);
+        let good = URL_SAFE_NO_PAD.decode(encode(None, &[("a", 300, 0)])).unwrap();
         for end in 0..good.len() {
             // The empty set is a cursor, too; every other prefix is none.
-            assert_eq!(CursorString::parse(&good[..end]).is_ok(), end == 2, "{}", &good[..end]);
+            let cut = URL_SAFE_NO_PAD.encode(&good[..end]);
+            assert_eq!(CursorString::parse(&cut).is_ok(), end == 1, "{cut}");
         }
         let twice = encode(None, &[("a", 1, 0), ("a", 2, 0)]);
         for bad in [&twice as &str, "!!", "AQ==", "Aw", "AQFh", "AQEgAAAAAAAAAA"] {

@@ -66,9 +66,13 @@ pub fn presence(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
 /// # Errors
 /// The refusal.
 pub fn ticket(call: &Call) -> Result<Answer, Fault> {
-    let who = call.identify_by_headers()?.ok_or_else(|| {
-        Fault::new(Kind::AuthenticationRequired, "a ticket is made of a token: Authorization: Bearer")
-    })?;
+    let needed =
+        || Fault::new(Kind::AuthenticationRequired, "a ticket is made of a token: Authorization: Bearer");
+    // Not of another ticket: one that leaked would then be good for ever.
+    if call.query().get("ticket").is_some() {
+        return Err(needed());
+    }
+    let who = call.identify()?.ok_or_else(needed)?;
     call.edge.quotas.of(&who).request()?;
     let ticket = call.edge.tickets.issue(who)?;
     let expires_in = TICKET_LIFETIME.as_secs();

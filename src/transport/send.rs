@@ -38,7 +38,9 @@ pub async fn send(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
     let key = idempotency_key(call)?;
     if is_array {
         if key.is_some() {
-            return Err(Fault::malformed("Idempotency-Key is for one envelope; in an array each has its message_id"));
+            return Err(Fault::malformed(
+                "Idempotency-Key is for one envelope; in an array each has its message_id",
+            ));
         }
         let envelopes: Vec<&RawValue> = serde_json::from_slice(&body)
             .map_err(|error| Fault::malformed(format!("the body is no array of envelopes: {error}")))?;

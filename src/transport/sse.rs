@@ -45,7 +45,11 @@ pub fn open(call: &Call) -> Result<Answer, Fault> {
         push_event(&mut head, Some(&cursor), &joined?);
     }
     caller.edge.metrics.sent(Transport::Sse, 1 + opening.joins.len() as u64);
-    let mut answer = Response::new(Body::from(Content::Events(Box::new(SseBody::new(caller, subscriptions, head.into())))));
+    let mut answer = Response::new(Body::from(Content::Events(Box::new(SseBody::new(
+        caller,
+        subscriptions,
+        head.into(),
+    )))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));

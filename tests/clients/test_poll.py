@@ -22,10 +22,9 @@ async def test_without_a_cursor_it_answers_at_once_with_room_joined(edge, room, 
             ("room_joined", room),
             ("room_joined", f"{room}-b"),
         ]
-        # The last room_joined's names all channels, the first one's only the first.
-        assert (await polls.poll(cursor=answer.envelopes[-1].payload["cursor"], wait=0)).envelopes == []
-        again = await polls.poll(cursor=answer.envelopes[0].payload["cursor"], wait=0)
-        assert [(e.type, e.payload["channel"]) for e in again.envelopes] == [("room_joined", f"{room}-b")]
+        # Each names all channels: whoever is cut off between two of them has its place in both.
+        for joined in answer.envelopes:
+            assert (await polls.poll(cursor=joined.payload["cursor"], wait=0)).envelopes == []
         assert answer.response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
 
 

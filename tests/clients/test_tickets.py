@@ -19,7 +19,7 @@ async def ticket(edge, token=None, **headers) -> str:
         return edge.remember(body["ticket"])
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("door", [door for door in DOORS if door != "tickets"])
 async def test_a_ticket_opens_every_door_once(edge, room, door):
     query = {"ticket": await ticket(edge, edge.token("alice-t"))}
     if door == "ws":
@@ -30,11 +30,16 @@ async def test_a_ticket_opens_every_door_once(edge, room, door):
         options["params"] = options.get("params", {}) | query
         async with edge.http() as client, client.stream(method, path, **options) as answer:
             assert answer.is_success, await answer.aread()
-            if door == "tickets":
-                await answer.aread()
-                edge.remember(answer.json()["ticket"])
     refused = await refusal(edge, door, query=query)
     assert (refused.code, refused.reason) == (4002, "authentication_failed")
+
+
+async def test_a_ticket_buys_no_other_ticket(edge):
+    """One that leaked with a URL would else be good for as long as its token."""
+    query = {"ticket": await ticket(edge, edge.token())}
+    async with edge.http() as client:
+        answer = await client.post("/v1/tickets", params=query)
+    assert (answer.status_code, answer.json()["code"]) == (401, 4001)
 
 
 async def test_a_ticket_has_the_grants_and_the_end_of_its_token(edge, room):

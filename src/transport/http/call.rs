@@ -126,18 +126,6 @@ impl Call {
     /// # Errors
     /// The refusal.
     pub fn identify(&self) -> Result<Option<Arc<Identity>>, Fault> {
-        self.identify_by(self.head.uri.query())
-    }
-
-    /// [`Call::identify`] by headers alone: what stood in a URL must not buy anything that lasts.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn identify_by_headers(&self) -> Result<Option<Arc<Identity>>, Fault> {
-        self.identify_by(None)
-    }
-
-    fn identify_by(&self, query: Option<&str>) -> Result<Option<Arc<Identity>>, Fault> {
         let origin = self.origin();
         if let Err(fault) = origin.admit() {
             let Origin::Refused(shown) = &origin else { return Err(fault) };
@@ -147,7 +135,7 @@ impl Call {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        self.credential(&origin, query).map_err(|error| self.audit(error))
+        self.credential(&origin).map_err(|error| self.audit(error))
     }
 
     /// [`Call::identify`] for a transport without a connection of its own: without a token, a guest or a refusal.
@@ -225,12 +213,8 @@ impl Call {
         self.head.method == Method::GET
     }
 
-    fn credential(
-        &self,
-        origin: &Origin<'_>,
-        query: Option<&str>,
-    ) -> Result<Option<Arc<Identity>>, AuthError> {
-        let Some(credential) = auth::find(&self.head.headers, query)? else {
+    fn credential(&self, origin: &Origin<'_>) -> Result<Option<Arc<Identity>>, AuthError> {
+        let Some(credential) = auth::find(&self.head.headers, self.head.uri.query())? else {
             return Ok(None);
         };
         let secret = credential.secret.expose();

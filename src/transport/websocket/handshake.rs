@@ -37,7 +37,8 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
         return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
     }
     if call.head.version < Version::HTTP_11 || !has_key(call) {
-        let fault = Fault::malformed("a WebSocket handshake is HTTP/1.1 and has one Sec-WebSocket-Key of 16 bytes");
+        let fault =
+            Fault::malformed("a WebSocket handshake is HTTP/1.1 and has one Sec-WebSocket-Key of 16 bytes");
         return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
     }
     let switching = match fastwebsockets::upgrade::upgrade(&mut *request) {

@@ -354,7 +354,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         for channel in left {
             let fault = Fault::new(Kind::Forbidden, "the new token does not grant this channel");
             self.tell(&fault.in_channel(channel.as_str()), None);
-            self.say(&envelope::encode("room_left", &serde_json::json!({ "channel": channel.as_str() }), None));
+            self.say(&envelope::encode(
+                "room_left",
+                &serde_json::json!({ "channel": channel.as_str() }),
+                None,
+            ));
         }
         let Some(opening) = self.opening.take() else { return };
         let (edge, client_id) = (Arc::clone(&self.edge), self.client_id);
