@@ -1,6 +1,7 @@
 //! Clients that ask for a lot, many times, and read nothing of it: history by WebSocket, by HTTP, by polls. What
 //! waits for one of them is bounded by `limits.queue_bytes`, not by what it asked for. It always starts its own
 //! server, since it must look at the process.
+#![expect(clippy::unwrap_used, reason = "in a check a failed unwrap is the report")]
 
 use std::time::Duration;
 
