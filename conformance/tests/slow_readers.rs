@@ -35,11 +35,12 @@ struct Read {
     ended: Option<WireError>,
 }
 
+/// History holds two seconds: a healthy reader outlasts a stall of the machine, a stuck one falls off all the same.
 fn settings() -> Settings {
     Settings::open()
         .set("limits.queue_bytes", QUEUE_BYTES)
         .set("limits.write_timeout", "4s")
-        .set("channels.default.history_size", 8)
+        .set("channels.default.history_size", 200)
 }
 
 fn subscription(target: &Target, user: &str, receive_buffer: Option<u32>) -> Subscription {
