@@ -10,6 +10,7 @@ use conformance::envelope::{self, Position, Said};
 use conformance::feed::{Feed, Start, Subscription, Transport};
 use conformance::wire::{Connection, Dial, Request};
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// What was told, in a form that two streams can be compared by.
@@ -28,7 +29,7 @@ struct Room {
 
 impl Room {
     async fn open(settings: &Settings) -> Self {
-        let edge = Edge::named_or_started(settings).await.unwrap();
+        let edge = Edge::start(settings).await.unwrap();
         let run: u32 = rand::random();
         let channels = ["a", "b", "c"].map(|name| format!("cursors:{run:x}.{name}")).into();
         let http = Connection::open(&edge.target).await.unwrap();
@@ -63,29 +64,43 @@ impl Room {
         });
         joined.collect()
     }
+}
 
-    /// Everything that is told within half a second of silence, with the cursor behind each.
-    async fn read(&self, transport: Transport, start: &Start) -> Vec<(Told, Option<String>)> {
-        let mut feed = Feed::open(&self.subscription(), transport, start).await.unwrap();
-        let mut told = Vec::new();
-        let mut envelopes = VecDeque::new();
-        while let Ok(cursor) = timeout(Duration::from_millis(500), feed.next(&mut envelopes)).await {
-            let cursor = cursor.unwrap();
-            for text in envelopes.drain(..) {
-                let what = match envelope::read(&text).unwrap() {
-                    Said::Joined(joined) => {
-                        Told::Joined(joined.channel, joined.position.seq, joined.recovered)
-                    }
-                    Said::Message(message) => Told::Message(message.channel.into_owned(), message.seq),
-                    Said::Gap(gap) => Told::Gap(gap.channel),
-                    Said::Error(error) => panic!("{error:?}"),
-                    Said::Ack(_) | Said::Other(_) => continue,
-                };
-                told.push((what, cursor.clone()));
-            }
+/// Everything that is told until half a second of silence, with the cursor behind each.
+async fn read(
+    subscription: &Subscription,
+    transport: Transport,
+    start: &Start,
+) -> Vec<(Told, Option<String>)> {
+    let mut feed = Feed::open(subscription, transport, start).await.unwrap();
+    let mut told = Vec::new();
+    let mut envelopes = VecDeque::new();
+    while let Ok(cursor) = timeout(Duration::from_millis(500), feed.next(&mut envelopes)).await {
+        let cursor = cursor.unwrap();
+        for text in envelopes.drain(..) {
+            let what = match envelope::read(&text).unwrap() {
+                Said::Joined(joined) => Told::Joined(joined.channel, joined.position.seq, joined.recovered),
+                Said::Message(message) => Told::Message(message.channel.into_owned(), message.seq),
+                Said::Gap(gap) => Told::Gap(gap.channel),
+                Said::Error(error) => panic!("{error:?}"),
+                Said::Ack(_) | Said::Other(_) => continue,
+            };
+            told.push((what, cursor.clone()));
         }
-        told
     }
+    told
+}
+
+/// What is told behind a cursor, in each way to present it on each transport; all at once, for most of it is silence.
+async fn resumed(subscription: &Subscription, cursor: &str) -> Vec<(String, Vec<(Told, Option<String>)>)> {
+    let mut readers = JoinSet::new();
+    for (transport, start) in ways(cursor) {
+        let subscription = subscription.clone();
+        readers.spawn(async move {
+            (format!("{transport} by {}", start.name()), read(&subscription, transport, &start).await)
+        });
+    }
+    readers.join_all().await
 }
 
 /// The messages among what was told, each channel's in its order.
@@ -120,20 +135,18 @@ async fn each_id_brings_exactly_the_rest() {
             room.publish(channel, n).await;
         }
     }
-    let whole = room.read(Transport::Sse, &Start::Recover(begin)).await;
+    let whole = read(&room.subscription(), Transport::Sse, &Start::Recover(begin)).await;
     assert_eq!(whole.len(), 3 + 9, "{whole:?}");
     for cut in 0..whole.len() {
         let (what, cursor) = &whole[cut];
         let cursor = cursor.as_ref().unwrap_or_else(|| panic!("{what:?} has no id"));
         let rest = messages(whole[cut + 1..].iter().map(|(what, _)| what));
-        for (transport, start) in ways(cursor) {
-            let told = room.read(transport, &start).await;
+        for (way, told) in resumed(&room.subscription(), cursor).await {
             let got = messages(told.iter().map(|(what, _)| what));
-            let name = start.name();
-            assert_eq!(got, rest, "cut behind {what:?}, resumed on {transport} by {name}: {told:?}");
+            assert_eq!(got, rest, "cut behind {what:?}, resumed on {way}: {told:?}");
             let unrecovered =
                 told.iter().any(|(what, _)| matches!(what, Told::Joined(_, _, false) | Told::Gap(_)));
-            assert!(!unrecovered, "cut behind {what:?}, resumed on {transport} by {name}: {told:?}");
+            assert!(!unrecovered, "cut behind {what:?}, resumed on {way}: {told:?}");
         }
     }
 }
@@ -151,7 +164,7 @@ async fn a_loss_is_told_however_the_telling_is_cut() {
     for channel in 0..3 {
         room.publish(channel, 21).await;
     }
-    let whole = room.read(Transport::Sse, &Start::Recover(begin)).await;
+    let whole = read(&room.subscription(), Transport::Sse, &Start::Recover(begin)).await;
     let lossy = &room.channels[1];
     let tells = |(what, _): &(Told, Option<String>)| match what {
         Told::Joined(channel, _, false) | Told::Gap(channel) => channel == lossy,
@@ -161,12 +174,10 @@ async fn a_loss_is_told_however_the_telling_is_cut() {
     assert!(whole.iter().any(|(what, _)| *what == Told::Gap(lossy.clone())), "no gap: {whole:?}");
     for (what, cursor) in &whole[..first] {
         let cursor = cursor.as_ref().unwrap_or_else(|| panic!("{what:?} has no id"));
-        for (transport, start) in ways(cursor) {
-            let told = room.read(transport, &start).await;
-            let name = start.name();
+        for (way, told) in resumed(&room.subscription(), cursor).await {
             assert!(
                 told.iter().any(tells),
-                "cut behind {what:?}, before the loss was told; resumed on {transport} by {name} it never was: \
+                "cut behind {what:?}, before the loss was told; resumed on {way} it never was: \
                  {told:?}"
             );
         }
