@@ -1,6 +1,7 @@
 //! Ten thousand streams of garbage (`GARBAGE_STREAMS`), half of them to a plain edge and half to one behind TLS:
 //! afterwards it answers as fast as before and has its memory and its descriptors back. It always starts its own
 //! server, since it must look at the process.
+#![expect(clippy::unwrap_used, reason = "in a check a failed unwrap is the report")]
 
 use std::time::Duration;
 

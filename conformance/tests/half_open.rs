@@ -1,6 +1,7 @@
 //! Clients that begin and never end, or end on one side only: half a head, half a hello, a byte a second, silence
 //! after a request, a closed sending side. Each holds its socket until the server has had enough, which must be
 //! about when its configuration says. It always starts its own server, with limits of a few seconds.
+#![expect(clippy::unwrap_used, reason = "in a check a failed unwrap is the report")]
 
 use std::time::Duration;
 
@@ -345,7 +346,9 @@ async fn a_connection_that_is_reset_is_forgotten() {
             stream.write_all(&bytes).await.unwrap();
         }
         sleep(Duration::from_millis(50)).await;
-        streams.into_iter().for_each(|stream| Stream::Plain(stream).reset());
+        for stream in streams {
+            Stream::Plain(stream).reset();
+        }
     }
     assert_all_gone(&edge, before).await;
     assert!(edge.panics().is_empty(), "{:?}", edge.panics());

@@ -44,7 +44,7 @@ async fn nothing_is_lost_and_nothing_comes_twice() {
     assert!(outcome.duplicates_acknowledged > 0, "no publish was ever sent again in vain");
 
     // One after the other: both want the whole machine.
-    let shorter = Plan { duration: Duration::from_secs(seconds.div_ceil(8)), ..plan };
+    let shorter = Plan { duration: Duration::from_secs(seconds.div_ceil(10)), ..plan };
     let over_tls = Edge::start(&settings().over_tls()).await.unwrap();
     let outcome = check(over_tls, &shorter).await;
     assert!(outcome.switches.len() == 9 && outcome.delivered > 0, "{outcome}");

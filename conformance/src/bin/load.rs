@@ -141,7 +141,9 @@ async fn start(arguments: EdgeArguments, command: &Command) -> anyhow::Result<Ed
     }
     if matches!(command, Command::Soak { .. }) {
         // Switching subscribers count a gap as a loss; a stall of the machine must not make one.
-        settings = settings.set("channels.default.history_size", 4096);
+        // And what a round leaves behind must be gone after the next one, or it would look like a leak.
+        settings =
+            settings.set("channels.default.history_size", 4096).set("channels.default.history_ttl", "1m");
     }
     for (key, value) in arguments.set {
         settings = settings.set(&key, value);

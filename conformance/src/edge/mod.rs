@@ -88,6 +88,9 @@ impl Edge {
     ///
     /// # Errors
     /// [`EdgeError`] when there is no binary, or when it does not listen within half a minute.
+    ///
+    /// # Panics
+    /// Never: the child's standard error was asked to be a pipe.
     pub async fn start(settings: &Settings) -> Result<Self, EdgeError> {
         let dir = TempDir::new()?;
         let tls = settings.is_tls().then(|| certificate::make(dir.path())).transpose()?;
@@ -178,7 +181,7 @@ impl Edge {
     /// The last lines of its log, for a report.
     pub fn log_tail(&self) -> String {
         let log = self.log.lock();
-        log.lines.iter().map(|line| format!("  {line}\n")).collect()
+        log.lines.iter().flat_map(|line| ["  ", line, "\n"]).collect()
     }
 
     /// What it said about panics of its own; a check ends with none.

@@ -16,6 +16,7 @@ pub struct Process {
 
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
+#[expect(clippy::struct_field_names, reason = "sizes say their unit")]
 pub struct Memory {
     /// Resident, shared pages included (`Rss` of `smaps_rollup`).
     pub rss_bytes: u64,

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::idle::publish;
 use super::{FanOut, FanOutReport, dial, fan_out};
-use crate::edge::Edge;
+use crate::edge::{Edge, Process};
 use crate::feed::{Feed, Start, Subscription, Transport};
 use crate::garbage;
 use crate::switching;
@@ -130,8 +130,8 @@ async fn round(edge: &Edge, plan: &Soak, seed: u64) -> Result<Round, WireError> 
     sleep(Duration::from_secs(10)).await;
     let process = edge.process.as_ref();
     Ok(Round {
-        rss_bytes: process.map(|process| process.memory()).transpose()?.map_or(0, |memory| memory.rss_bytes),
-        descriptors: process.map(|process| process.descriptors()).transpose()?.unwrap_or(0),
+        rss_bytes: process.map(Process::memory).transpose()?.map_or(0, |memory| memory.rss_bytes),
+        descriptors: process.map(Process::descriptors).transpose()?.unwrap_or(0),
         switching,
         fan_out: fan_out?,
         garbage: garbage.streams(),

@@ -119,7 +119,7 @@ impl Publisher {
         let mut line = line;
         match &mut line {
             Line::WebSocket(socket) => {
-                socket.send(&envelope::message(&self.name, &id, &data).to_string()).await?
+                socket.send(&envelope::message(&self.name, &id, &data).to_string()).await?;
             }
             Line::Send(http) => http.send(&self.send_request(&id, &data)).await?,
             Line::Channel(http) => http.send(&self.channel_request(&id, &data)).await?,

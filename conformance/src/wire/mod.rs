@@ -1,5 +1,5 @@
 //! Raw clients, small enough to be seen through: bytes in and out over TCP or TLS, HTTP/1.1, event streams and
-//! WebSockets. They hold the server to the texts they cite, and never repair what it sends.
+//! `WebSocket`s. They hold the server to the texts they cite, and never repair what it sends.
 
 mod stream;
 

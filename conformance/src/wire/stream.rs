@@ -80,6 +80,9 @@ impl Target {
     ///
     /// # Errors
     /// Those of the socket and of TLS.
+    ///
+    /// # Panics
+    /// Never: the server's name is a good one.
     pub async fn connect(&self, dial: Dial) -> io::Result<Stream> {
         let tcp = self.connect_tcp(dial).await?;
         let Some(tls) = &self.tls else { return Ok(Stream::Plain(tcp)) };

@@ -249,17 +249,20 @@ pub fn handshake(request: Request, key: &str) -> Request {
 }
 
 /// A client's frame: the first byte as given, the length, the mask, the masked payload (RFC 6455 §5.2, §5.3).
+///
+/// # Panics
+/// Never: each length is written in the size that holds it.
 pub fn masked(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(payload.len() + 14);
     frame.push(first);
     match payload.len() {
         length @ 0..=125 => frame.push(0x80 | u8::try_from(length).expect("at most 125")),
         length @ 126..=0xffff => {
-            frame.push(0x80 | 126);
+            frame.push(0x80 | 0x7e);
             frame.extend_from_slice(&u16::try_from(length).expect("at most 65535").to_be_bytes());
         }
         length => {
-            frame.push(0x80 | 127);
+            frame.push(0x80 | 0x7f);
             frame.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
