@@ -114,15 +114,17 @@ pub async fn run(
     };
     let (stream, h2) = match tls {
         None => (Either::Left(socket), false),
-        Some(tls) => match timeout(patience, Box::pin(tls.acceptor().accept(socket))).await {
-            Ok(Ok(stream)) => {
-                edge.metrics.handshake(Stage::Tls, true);
-                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                (Either::Right(Box::new(stream)), h2)
+        Some(tls) => {
+            match timeout(patience, Box::pin(tls.acceptor(refusal.is_some()).accept(socket))).await {
+                Ok(Ok(stream)) => {
+                    edge.metrics.handshake(Stage::Tls, true);
+                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    (Either::Right(Box::new(stream)), h2)
+                }
+                Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
+                Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
             }
-            Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
-            Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
-        },
+        }
     };
     debug!(connection = %id, %address, h2, "connected");
     let tls = matches!(stream, Either::Right(_));
@@ -228,10 +230,6 @@ async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) 
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = last_answer(&context) => {
-            if context.refusal.is_some() {
-                // Nothing was served on it and nothing is under way: its client may begin anew at once.
-                return;
-            }
             connection.as_mut().graceful_shutdown();
             timeout(LINGER, connection).await.unwrap_or(Ok(()))
         }
@@ -241,8 +239,8 @@ async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) 
     }
 }
 
-/// Ends when an HTTP/2 connection should be told to go: once nothing is under way on it, and it is being drained, was
-/// refused, or has been idle. Not before, since some clients take the news for the end of their streams.
+/// Ends when an HTTP/2 connection should be told to go: once nothing is under way on it, and it is being drained or
+/// has been idle. Not before, since some clients take the news for the end of their streams.
 async fn last_answer(context: &Context) {
     let drain = &context.edge.drain;
     let mut idle = !context.in_flight.is_empty();
@@ -256,8 +254,7 @@ async fn last_answer(context: &Context) {
             idle = false;
             continue;
         }
-        let over = drain.has_begun() || context.refusal.is_some();
-        if over || (waited && idle) {
+        if drain.has_begun() || (waited && idle) {
             // The last answer's final frame is still on its way through hyper.
             return tokio::time::sleep(LAST_FRAME).await;
         }

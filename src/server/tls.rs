@@ -47,7 +47,8 @@ pub enum TlsError {
 /// The certificate in use.
 pub struct Tls {
     settings: config::Tls,
-    acceptor: RwLock<TlsAcceptor>,
+    /// For all, and for those who are only told why they are refused.
+    acceptors: RwLock<[TlsAcceptor; 2]>,
     changed: RwLock<[Option<SystemTime>; 2]>,
 }
 
@@ -67,9 +68,10 @@ impl Tls {
         })
     }
 
-    /// For a new connection.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        self.acceptor.read().clone()
+    /// For a new connection. One that is refused gets HTTP/1.1, where an answer can end its connection: an HTTP/2
+    /// client would keep it, and be refused on it for ever.
+    pub fn acceptor(&self, refused: bool) -> TlsAcceptor {
+        self.acceptors.read()[usize::from(refused)].clone()
     }
 
     /// Reads the files again if they have changed; whether they had. The old ones stay in use until the new ones
@@ -82,14 +84,14 @@ impl Tls {
         if changed == *self.changed.read() {
             return Ok(false);
         }
-        let fresh = acceptor(&self.settings)?;
-        *self.acceptor.write() = fresh;
+        let fresh = acceptors(&self.settings)?;
+        *self.acceptors.write() = fresh;
         *self.changed.write() = changed;
         Ok(true)
     }
 }
 
-fn acceptor(settings: &config::Tls) -> Result<TlsAcceptor, TlsError> {
+fn acceptors(settings: &config::Tls) -> Result<[TlsAcceptor; 2], TlsError> {
     let file_error = |key, path: &Path| {
         let path = path.display().to_string();
         move |source| TlsError::File { key, path, source }
@@ -113,8 +115,10 @@ fn acceptor(settings: &config::Tls) -> Result<TlsAcceptor, TlsError> {
         .with_single_cert(chain, key)?;
     // Stateless: a client that comes back skips the handshake's expensive half, and nothing is kept for it.
     server.ticketer = aws_lc_rs::Ticketer::new()?;
-    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"http/1.0".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(server)))
+    server.alpn_protocols = [b"http/1.1".to_vec(), b"http/1.0".to_vec()].into();
+    let refused = TlsAcceptor::from(Arc::new(server.clone()));
+    server.alpn_protocols.insert(0, b"h2".to_vec());
+    Ok([TlsAcceptor::from(Arc::new(server)), refused])
 }
 
 fn modified(settings: &config::Tls) -> [Option<SystemTime>; 2] {
