@@ -149,7 +149,7 @@ pub async fn run(
     if let Some((upgrade, stream, unread)) = upgraded {
         edge.metrics.handshake(Stage::WebSocket, true);
         if upgrade.echo {
-            websocket::echo(&edge, stream, unread, upgrade.who.err()).await;
+            Box::pin(websocket::echo(&edge, stream, unread, upgrade.who.err())).await;
         } else {
             websocket::run(Arc::clone(&edge), upgrade, stream, unread).await;
         }
@@ -243,7 +243,7 @@ async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) 
 /// has been idle. Not before, since some clients take the news for the end of their streams.
 async fn last_answer(context: &Context) {
     let drain = &context.edge.drain;
-    let mut idle = !context.in_flight.is_empty();
+    let mut idle = context.in_flight.is_empty();
     loop {
         let waited = tokio::select! {
             () = context.in_flight.none_left() => false,

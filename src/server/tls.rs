@@ -60,12 +60,8 @@ impl Tls {
     pub fn load(settings: &config::Tls) -> Result<Self, TlsError> {
         // Before the files are read: a change in between is then seen at the next look.
         let changed = modified(settings);
-        let acceptor = acceptor(settings)?;
-        Ok(Self {
-            settings: settings.clone(),
-            acceptor: RwLock::new(acceptor),
-            changed: RwLock::new(changed),
-        })
+        let acceptors = RwLock::new(acceptors(settings)?);
+        Ok(Self { settings: settings.clone(), acceptors, changed: RwLock::new(changed) })
     }
 
     /// For a new connection. One that is refused gets HTTP/1.1, where an answer can end its connection: an HTTP/2

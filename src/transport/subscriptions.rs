@@ -9,7 +9,7 @@ use super::cursor_string::CursorString;
 use super::edge::Edge;
 use crate::auth::Identity;
 use crate::channel::{
-    Channel, ChannelName, Cursor, Gap, GapReason, Item, Message, Position, Resume, Viewer, Wake, Watch,
+    Channel, ChannelName, Cursor, Epoch, Gap, GapReason, Item, Message, Position, Resume, Viewer, Wake, Watch,
 };
 use crate::close::{Fault, Kind};
 use crate::config::SlowConsumer;
@@ -28,8 +28,8 @@ struct Subscription {
     watch: Watch,
     cursor: Cursor,
     presence: bool,
-    /// To be told before anything else.
-    gap: Option<Gap>,
+    /// To be told before anything else, and the place it was asked for: until it is told, a cursor names that one.
+    gap: Option<(Gap, Position)>,
     /// The user is present while it lives.
     member: Option<Member>,
 }
@@ -74,7 +74,7 @@ impl Moment<'_> {
     /// The cursor string after this event.
     pub fn cursor_string(&self) -> String {
         let places = self.joined.iter().enumerate().map(|(index, subscription)| {
-            let position = if index == self.index { self.position } else { subscription.cursor.position() };
+            let position = if index == self.index { self.position } else { subscription.position() };
             (subscription.channel().name(), position, 0)
         });
         CursorString::encode(None, places)
@@ -148,10 +148,15 @@ impl Subscriptions {
         let (cursor, gap) = channel.begin(resume, edge.now());
         let cursor = passing.map_or(cursor, |passing| cursor.with_passing(passing));
         let recovered = matches!(resume, Resume::After(_)) && gap.is_none();
+        let gap = gap.map(|gap| (gap, asked(resume, cursor.position())));
         let subscription = Subscription { watch, cursor, presence, gap, member };
         match known {
             Some(index) => self.joined[index] = subscription,
-            None => self.joined.push(subscription),
+            None => {
+                // Most have one channel: room for four would be the largest part of an idle connection.
+                self.joined.reserve_exact(1 + self.joined.len() / 2);
+                self.joined.push(subscription);
+            }
         }
         // There may be something to read at once.
         self.wake.wake();
@@ -223,7 +228,7 @@ impl Subscriptions {
     /// Where the subscriber stands; with its place among `node`'s passing envelopes, for a poll.
     pub fn cursor_string(&self, node: Option<u32>) -> String {
         let places = self.joined.iter().map(|subscription| {
-            (subscription.channel().name(), subscription.cursor.position(), subscription.cursor.passing())
+            (subscription.channel().name(), subscription.position(), subscription.cursor.passing())
         });
         CursorString::encode(node, places)
     }
@@ -237,7 +242,7 @@ impl Subscriptions {
         given: &mut usize,
         take: &mut impl FnMut(Event<'_>, &Moment<'_>),
     ) -> Result<bool, Fault> {
-        let gap = self.joined[index].gap.take();
+        let gap = self.joined[index].gap.take().map(|(gap, _)| gap);
         let Subscription { mut cursor, presence, .. } = self.joined[index];
         let channel = Arc::clone(self.joined[index].channel());
         let joined = &self.joined;
@@ -298,7 +303,20 @@ impl Subscription {
         self.watch.channel()
     }
 
+    /// Where a cursor string says that the subscriber stands.
+    fn position(&self) -> Position {
+        self.gap.map_or_else(|| self.cursor.position(), |(_, asked)| asked)
+    }
+
     fn has_news(&self) -> bool {
         self.gap.is_some() || self.channel().has_news(&self.cursor)
+    }
+}
+
+/// The place that was asked for and is lost; for one that could never have been, a place in no log.
+fn asked(resume: Resume, now: Position) -> Position {
+    match resume {
+        Resume::After(Some(position)) => position,
+        _ => Position { epoch: Epoch::new(now.epoch.number() ^ 1), seq: 0 },
     }
 }

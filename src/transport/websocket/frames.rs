@@ -71,6 +71,11 @@ impl FrameReader {
         verdict
     }
 
+    /// Whether nothing unfinished is held.
+    pub fn is_between_messages(&self) -> bool {
+        self.guard.at_message_boundary()
+    }
+
     fn read_frames(&mut self, frames: &[u8], arrived: &mut VecDeque<Inbound>) {
         let (mut reader, _) = after_handshake_split(frames, tokio::io::sink(), Role::Server);
         reader.set_auto_close(false);

@@ -51,7 +51,7 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         Err(fault) => End::Fault(fault),
     };
     debug!(connection = %client_id, reason = end.reason(), "websocket ends");
-    session.close(end).await;
+    Box::pin(session.close(end)).await;
 }
 
 /// Why a connection ends.
@@ -108,6 +108,8 @@ struct Clock {
     ping_due: Instant,
     /// A ping is out since then.
     pinged: Option<Instant>,
+    /// A message has begun to come since then.
+    amid: Option<Instant>,
     /// No token by then: 4001.
     token_due: Option<Instant>,
     expires: Option<Instant>,
@@ -122,6 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             heard: now,
             ping_due: now + edge.config.heartbeat.interval,
             pinged: None,
+            amid: None,
             token_due: Some(now + edge.config.auth.timeout),
             expires: None,
             leave: None,
@@ -218,9 +221,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.sleep.deadline() != deadline {
             self.sleep.as_mut().reset(deadline);
         }
-        if std::future::poll_fn(|context| self.poll_next(context)).await? {
-            self.clock.heard = Instant::now();
+        let heard = std::future::poll_fn(|context| self.poll_next(context)).await?;
+        let now = Instant::now();
+        if heard {
+            self.clock.heard = now;
         }
+        self.clock.amid = self.wire.is_amid_message().then(|| self.clock.amid.unwrap_or(now));
         Ok(())
     }
 
@@ -266,7 +272,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     async fn hear(&mut self, inbound: Inbound) -> Result<(), End> {
         match inbound {
-            Inbound::Text(text) => self.request(&text).await.map_err(End::Fault),
+            // Boxed: what a request needs while it is served must not be held by every idle connection.
+            Inbound::Text(text) => Box::pin(self.request(&text)).await.map_err(End::Fault),
             Inbound::Binary(_) => {
                 self.edge.metrics.received(Transport::WebSocket, 1);
                 let fault = Fault::malformed("a binary frame; envelopes are text");
@@ -425,9 +432,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let heartbeat = &self.edge.config.heartbeat;
         match clock.pinged {
-            Some(at) if clock.heard < at && at + heartbeat.timeout <= now => return Err(End::Dead),
             Some(at) if clock.heard >= at => clock.pinged = None,
+            Some(at) if at + heartbeat.timeout <= now => {
+                // Who has to take what waits for it can't be heard; its writes have a deadline of their own.
+                if self.wire.listens() {
+                    return Err(End::Dead);
+                }
+                clock.pinged = None;
+            }
             _ => {}
+        }
+        // A byte now and then is no life, either.
+        if clock.amid.is_some_and(|since| since + heartbeat.interval + heartbeat.timeout <= now) {
+            return Err(End::Dead);
         }
         if clock.ping_due <= now {
             clock.pinged.get_or_insert(now);
@@ -473,7 +490,9 @@ impl Clock {
     fn next(&self, edge: &Edge) -> Instant {
         let dead = self.pinged.map(|at| at + edge.config.heartbeat.timeout);
         let leave = self.leave.map(|(at, _)| at);
-        let others = [dead, leave, self.token_due, self.expires];
+        let amid =
+            self.amid.map(|since| since + edge.config.heartbeat.interval + edge.config.heartbeat.timeout);
+        let others = [dead, leave, amid, self.token_due, self.expires];
         others.into_iter().flatten().fold(self.ping_due, Instant::min)
     }
 }

@@ -69,6 +69,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (wire, fed)
     }
 
+    /// Whether the client is being listened to: not while it has to take what waits for it.
+    pub fn listens(&self) -> bool {
+        self.arrived.is_empty() && self.outbox.len() < self.queue_bytes
+    }
+
+    /// Whether a message has begun to come and nothing has come whole since.
+    pub fn is_amid_message(&self) -> bool {
+        self.arrived.is_empty() && !self.reader.is_between_messages()
+    }
+
     /// Writes what waits and reads what came; ready when either went on, with whether something was read. Nothing is
     /// read while there is something to serve, or more to write than the queue may hold.
     ///
@@ -78,8 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let writes = !self.outbox.is_empty() || self.flushing;
         let written = writes && self.poll_write(context).map_err(Loss::Io)?.is_ready();
         // After a write as well: a log that never runs dry must not keep the client unheard.
-        let reads = self.arrived.is_empty() && self.outbox.len() < self.queue_bytes;
-        let read = reads && self.poll_read(context)?.is_ready();
+        let read = self.listens() && self.poll_read(context)?.is_ready();
         if written || read { Poll::Ready(Ok(read)) } else { Poll::Pending }
     }
 
