@@ -298,9 +298,7 @@ impl Patience {
             self.begun = begun;
             self.in_head = false;
             self.sleep.as_mut().reset(Instant::now() + self.idle);
-            return Poll::Pending;
-        }
-        if heard && !self.in_head {
+        } else if heard && !self.in_head {
             self.in_head = true;
             self.sleep.as_mut().reset(Instant::now() + self.request);
         }
