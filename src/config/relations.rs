@@ -78,7 +78,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     );
     warn(
         config.origins.allow.iter().any(|origin| origin == "*"),
-        "origins.allow has \"*\": any web page may connect, with the visitor's cookie too".to_owned(),
+        "origins.allow has \"*\": any web page may connect, though not with the visitor's cookie".to_owned(),
     );
     warn(
         !config.development && !has_key(config),

@@ -386,7 +386,7 @@ fn what_is_rarely_meant_is_said() {
             "conformance.echo = true: everyone who reaches 0.0.0.0:8443 may have it echo; it is for suites",
             "listen.admin = \"0.0.0.0:9464\": whoever reaches it sees metrics and health without a token",
             "tls.cert is the development certificate: no browser trusts it; set tls.cert and tls.key",
-            "origins.allow has \"*\": any web page may connect, with the visitor's cookie too",
+            "origins.allow has \"*\": any web page may connect, though not with the visitor's cookie",
             "there is no key to check tokens with: everyone is a guest (auth.hs256_secret, auth.jwks_file or \
              auth.public_key_file)",
         ]

@@ -198,17 +198,13 @@ async fn serve_http1(stream: Stream, context: Arc<Context>) -> Option<(Upgrade, 
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().stream;
     let upgrade = context.upgrade.lock().take();
-    match (result, upgrade) {
-        (Ok(true), Some(upgrade)) => {
-            // An empty `Bytes` of hyper's buffer would keep the whole buffer.
-            let unread = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
-            Some((upgrade, stream, unread))
-        }
-        _ => {
-            finish(stream).await;
-            None
-        }
+    if let (Ok(true), Some(upgrade)) = (result, upgrade) {
+        // An empty `Bytes` of hyper's buffer would keep the whole buffer.
+        let unread = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
+        return Some((upgrade, stream, unread));
     }
+    finish(stream).await;
+    None
 }
 
 async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) {

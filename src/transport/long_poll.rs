@@ -39,7 +39,7 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     for (join, joined) in opening.joins.iter().zip(joined) {
         let joined = joined?;
         // Who comes with a cursor for it knows already where it stands.
-        if !opening.cursor.as_ref().is_some_and(|cursor| cursor.place(&join.channel).is_some()) {
+        if opening.cursor.as_ref().is_none_or(|cursor| cursor.place(&join.channel).is_none()) {
             envelopes.push(joined);
         }
     }

@@ -150,13 +150,12 @@ impl Subscriptions {
         let recovered = matches!(resume, Resume::After(_)) && gap.is_none();
         let gap = gap.map(|gap| (gap, asked(resume, cursor.position())));
         let subscription = Subscription { watch, cursor, presence, gap, member };
-        match known {
-            Some(index) => self.joined[index] = subscription,
-            None => {
-                // Most have one channel: room for four would be the largest part of an idle connection.
-                self.joined.reserve_exact(1 + self.joined.len() / 2);
-                self.joined.push(subscription);
-            }
+        if let Some(index) = known {
+            self.joined[index] = subscription;
+        } else {
+            // Most have one channel: room for four would be the largest part of an idle connection.
+            self.joined.reserve_exact(1 + self.joined.len() / 2);
+            self.joined.push(subscription);
         }
         // There may be something to read at once.
         self.wake.wake();

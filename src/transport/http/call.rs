@@ -174,16 +174,14 @@ impl Call {
     pub fn opening(&self) -> Result<Opening, Fault> {
         let query = self.query();
         let last_event_id = self.head.headers.get("last-event-id").filter(|id| !id.is_empty());
-        let (cursor, strange) = match last_event_id {
+        let (cursor, strange) = if let Some(id) = last_event_id {
             // An `EventSource` can't help what it sends, and gives up for good when it is refused: a gap tells it.
-            Some(id) => match id.to_str().ok().and_then(|id| CursorString::parse(id).ok()) {
-                Some(cursor) => (Some(cursor), false),
-                None => (None, true),
-            },
-            None => {
-                let cursor = query.get("cursor").filter(|cursor| !cursor.is_empty()).map(CursorString::parse);
-                (cursor.transpose().map_err(|error| Fault::malformed(error.to_string()))?, false)
-            }
+            let cursor = id.to_str().ok().and_then(|id| CursorString::parse(id).ok());
+            let strange = cursor.is_none();
+            (cursor, strange)
+        } else {
+            let cursor = query.get("cursor").filter(|cursor| !cursor.is_empty()).map(CursorString::parse);
+            (cursor.transpose().map_err(|error| Fault::malformed(error.to_string()))?, false)
         };
         let limit = self.edge.config.limits.channels_per_connection;
         let mut channels = Vec::new();

@@ -4,7 +4,6 @@ use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
@@ -14,6 +13,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::debug;
 use uuid::Uuid;
 
+use super::clock::Clock;
 use super::frames::Inbound;
 use super::handshake::Upgrade;
 use super::outbox::Outbox;
@@ -101,34 +101,10 @@ struct Session<S> {
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-/// The moments that a connection lives by.
-struct Clock {
-    /// The last time anything was heard.
-    heard: Instant,
-    ping_due: Instant,
-    /// A ping is out since then.
-    pinged: Option<Instant>,
-    /// A message has begun to come since then.
-    amid: Option<Instant>,
-    /// No token by then: 4001.
-    token_due: Option<Instant>,
-    expires: Option<Instant>,
-    /// A drain has begun: when to go, and when the client is to come back.
-    leave: Option<(Instant, Duration)>,
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn new(edge: Arc<Edge>, client_id: Uuid, wire: Wire<S>) -> Self {
         let now = Instant::now();
-        let clock = Clock {
-            heard: now,
-            ping_due: now + edge.config.heartbeat.interval,
-            pinged: None,
-            amid: None,
-            token_due: Some(now + edge.config.auth.timeout),
-            expires: None,
-            leave: None,
-        };
+        let clock = Clock::new(&edge, now);
         Self {
             client_id,
             who: None,
@@ -178,9 +154,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if let Err(fault) = self.read_cursors() {
                 return End::Fault(fault);
             }
-            match self.next().await {
-                Ok(()) => {}
-                Err(loss) => lost = Some(loss),
+            if let Err(gone) = self.next().await {
+                lost = Some(gone);
             }
             if let Err(end) = self.tick() {
                 return end;
@@ -354,7 +329,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// From now on the client is that one; joins that waited for it are made.
     fn identify(&mut self, who: Arc<Identity>) {
         self.clock.token_due = None;
-        self.clock.expires = who.expires_at.map(deadline);
+        self.clock.expires = who.expires_at.map(Clock::deadline);
         self.stop_typing();
         let left = self.subscriptions.renew(&self.edge, &who, Lease::Stream);
         self.who = Some(Arc::clone(&who));
@@ -483,22 +458,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             End::Dead => metrics.closed(Transport::WebSocket, 1006, "dead_peer"),
         }
     }
-}
-
-impl Clock {
-    /// The next moment at which something is due.
-    fn next(&self, edge: &Edge) -> Instant {
-        let dead = self.pinged.map(|at| at + edge.config.heartbeat.timeout);
-        let leave = self.leave.map(|(at, _)| at);
-        let amid =
-            self.amid.map(|since| since + edge.config.heartbeat.interval + edge.config.heartbeat.timeout);
-        let others = [dead, leave, amid, self.token_due, self.expires];
-        others.into_iter().flatten().fold(self.ping_due, Instant::min)
-    }
-}
-
-/// When that moment of the calendar comes; at most some decades away, so that the clock doesn't overflow.
-fn deadline(at: SystemTime) -> Instant {
-    let left = at.duration_since(SystemTime::now()).unwrap_or_default();
-    Instant::now() + left.min(Duration::from_secs(1 << 30))
 }
