@@ -22,12 +22,11 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// Bytes that the kernel takes of one connection beyond what is on its way.
 const UNSENT_BYTES: u32 = 128 * 1024;
 
-/// Room for one connection.
-pub enum Room {
-    /// It has its place.
-    Granted(OwnedSemaphorePermit),
-    /// There is none; it is told so.
-    Overflow(OwnedSemaphorePermit),
+/// Room for one connection; given back when it is dropped.
+pub struct Room {
+    /// It is beyond what the node may hold: the connection is told so and closed.
+    pub overflow: bool,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Accepts until the drain begins, a task per connection.
@@ -45,11 +44,11 @@ pub async fn accept_loop(edge: Arc<Edge>, listener: TcpListener, tls: Option<Arc
             },
             () = edge.drain.token().cancelled() => return,
         };
-        let room = match (Arc::clone(&room).try_acquire_owned(), Arc::clone(&overflow).try_acquire_owned()) {
-            (Ok(permit), _) => Room::Granted(permit),
-            (Err(_), Ok(permit)) => Room::Overflow(permit),
-            (Err(_), Err(_)) => continue,
-        };
+        let permit = |room: &Arc<Semaphore>| Arc::clone(room).try_acquire_owned().ok();
+        let granted = permit(&room).map(|permit| Room { overflow: false, _permit: permit });
+        let room =
+            granted.or_else(|| permit(&overflow).map(|permit| Room { overflow: true, _permit: permit }));
+        let Some(room) = room else { continue };
         let connection = connection::run(Arc::clone(&edge), tls.clone(), tcp, peer, room, tasks.clone());
         tasks.spawn(connection);
     }

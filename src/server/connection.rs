@@ -32,11 +32,11 @@ use super::tls::Tls;
 use super::{proxy, router};
 use crate::close::{Fault, Kind};
 use crate::config;
-use crate::metrics::Stage;
-use crate::quota::{Admission, ConnectionQuota};
+use crate::metrics::{Stage, TcpGuard};
+use crate::quota::{Admission, ConnectionQuota, IpPermit};
 use crate::transport::Edge;
 use crate::transport::http::InFlight;
-use crate::transport::websocket::{self, Upgrade};
+use crate::transport::websocket::{self, Session, Upgrade};
 
 /// A request's head, and what hyper buffers of a body: names of 128 channels fit a query.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -90,8 +90,30 @@ pub async fn run(
     room: Room,
     tasks: TaskTracker,
 ) {
+    // Boxed, so that a WebSocket's task does not keep the room that TLS and HTTP needed.
+    let connected = Box::pin(connect(edge, tls, tcp, peer, room, tasks)).await;
+    if let Some(Connected { session, _held }) = connected {
+        session.run().await;
+    }
+}
+
+/// A WebSocket's session, and what its connection holds until it ends.
+struct Connected {
+    session: Box<Session<Stream>>,
+    _held: (TcpGuard, IpPermit, Room),
+}
+
+/// From accept to the end of HTTP: of the connection, unless it becomes a WebSocket.
+async fn connect(
+    edge: Arc<Edge>,
+    tls: Option<Arc<Tls>>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    room: Room,
+    tasks: TaskTracker,
+) -> Option<Connected> {
     let id = Uuid::new_v4();
-    let _counted = edge.metrics.tcp_opened();
+    let counted = edge.metrics.tcp_opened();
     if let Err(error) = tune(&tcp, &edge) {
         debug!(connection = %id, %error, "socket options");
     }
@@ -103,58 +125,51 @@ pub async fn run(
         Err(_) => return handshake_failed(&edge, id, Stage::Proxy, &io::ErrorKind::TimedOut.into()),
     };
     // Before TLS, which is what costs.
-    let (_permit, refusal) = match edge.quotas.connect(address) {
+    let (permit, refusal) = match edge.quotas.connect(address) {
         Admission::Admitted(permit) => (permit, None),
         Admission::Refused(permit, fault) => (permit, Some(fault)),
-        Admission::Dropped => return trace!(connection = %id, %address, "dropped: far above its quota"),
-    };
-    let (_room, refusal) = match room {
-        Room::Granted(permit) => (permit, refusal),
-        Room::Overflow(permit) => (permit, Some(overloaded())),
-    };
-    let (stream, h2) = match tls {
-        None => (Either::Left(socket), false),
-        Some(tls) => {
-            match timeout(patience, Box::pin(tls.acceptor(refusal.is_some()).accept(socket))).await {
-                Ok(Ok(stream)) => {
-                    edge.metrics.handshake(Stage::Tls, true);
-                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    (Either::Right(Box::new(stream)), h2)
-                }
-                Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
-                Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
-            }
+        Admission::Dropped => {
+            trace!(connection = %id, %address, "dropped: far above its quota");
+            return None;
         }
     };
+    let refusal = if room.overflow { Some(overloaded()) } else { refusal };
+    let (stream, h2) = match tls {
+        None => (Either::Left(socket), false),
+        Some(tls) => match timeout(patience, tls.acceptor(refusal.is_some()).accept(socket)).await {
+            Ok(Ok(stream)) => {
+                edge.metrics.handshake(Stage::Tls, true);
+                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (Either::Right(Box::new(stream)), h2)
+            }
+            Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
+            Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
+        },
+    };
     debug!(connection = %id, %address, h2, "connected");
-    let tls = matches!(stream, Either::Right(_));
-    let context = Context {
+    let context = Arc::new(Context {
         edge: Arc::clone(&edge),
         id,
         address,
-        tls,
+        tls: matches!(stream, Either::Right(_)),
         h2,
         refusal,
         guesses: Arc::new(edge.quotas.connection()),
         upgrade: Mutex::new(None),
         in_flight: Arc::default(),
-    };
-    // Boxed, so that a WebSocket's task does not keep the room that HTTP needed.
-    let upgraded = if h2 {
-        Box::pin(serve_http2(stream, Arc::new(context), tasks)).await;
-        None
-    } else {
-        Box::pin(serve_http1(stream, Arc::new(context))).await
-    };
-    if let Some((upgrade, stream, unread)) = upgraded {
-        edge.metrics.handshake(Stage::WebSocket, true);
-        if upgrade.echo {
-            Box::pin(websocket::echo(&edge, stream, unread, upgrade.who.err())).await;
-        } else {
-            websocket::run(Arc::clone(&edge), upgrade, stream, unread).await;
-        }
+    });
+    if h2 {
+        serve_http2(stream, context, tasks).await;
+        return None;
     }
-    debug!(connection = %id, "closed");
+    let (upgrade, stream, unread) = serve_http1(stream, context).await?;
+    edge.metrics.handshake(Stage::WebSocket, true);
+    if upgrade.echo {
+        websocket::echo(&edge, stream, unread, upgrade.who.err()).await;
+        return None;
+    }
+    let session = Session::begin(&edge, upgrade, stream, &unread);
+    Some(Connected { session, _held: (counted, permit, room) })
 }
 
 async fn client_address(edge: &Edge, socket: &mut Socket, peer: SocketAddr) -> io::Result<IpAddr> {
@@ -367,9 +382,10 @@ async fn finish(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let _: Result<io::Result<()>, _> = timeout(LINGER, Box::pin(linger)).await;
 }
 
-fn handshake_failed(edge: &Edge, id: Uuid, stage: Stage, error: &io::Error) {
+fn handshake_failed(edge: &Edge, id: Uuid, stage: Stage, error: &io::Error) -> Option<Connected> {
     edge.metrics.handshake(stage, false);
     debug!(connection = %id, ?stage, %error, "handshake failed");
+    None
 }
 
 fn overloaded() -> Fault {

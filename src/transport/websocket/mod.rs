@@ -12,4 +12,4 @@ mod wire;
 
 pub use echo::echo;
 pub use handshake::{Upgrade, accept};
-pub use session::run;
+pub use session::Session;

@@ -22,7 +22,7 @@ use crate::auth::Identity;
 use crate::channel::{Channel, metadata_timestamp};
 use crate::close::{Fault, Kind};
 use crate::envelope::{self, Incoming, Rejected, Request};
-use crate::metrics::Transport;
+use crate::metrics::{ActiveGuard, Transport};
 use crate::presence::Lease;
 use crate::quota::ConnectionQuota;
 use crate::transport::http::Opening;
@@ -32,27 +32,6 @@ use crate::transport::{Caller, Edge, Event, Subscriptions};
 const BATCH_BYTES: usize = 16 * 1024;
 /// Violations in a row after which a connection is closed.
 const VIOLATIONS_MAX: u8 = 10;
-
-/// Serves one connection until it ends.
-pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
-    edge: Arc<Edge>,
-    upgrade: Upgrade,
-    stream: S,
-    unread: Bytes,
-) {
-    let _active = edge.metrics.connection(Transport::WebSocket);
-    let limits = &edge.config.limits;
-    let (wire, fed) = Wire::new(stream, &unread, limits.message_bytes, limits.queue_bytes);
-    drop(unread);
-    let client_id = upgrade.client_id;
-    let mut session = Session::new(edge, client_id, wire);
-    let end = match session.open(upgrade.who, upgrade.opening) {
-        Ok(()) => session.serve(fed).await,
-        Err(fault) => End::Fault(fault),
-    };
-    debug!(connection = %client_id, reason = end.reason(), "websocket ends");
-    Box::pin(session.close(end)).await;
-}
 
 /// Why a connection ends.
 enum End {
@@ -84,7 +63,8 @@ impl End {
     }
 }
 
-struct Session<S> {
+/// One client. Kept in a box: while it is idle, it and a few pointers in the connection's task are all there is.
+pub struct Session<S> {
     edge: Arc<Edge>,
     client_id: Uuid,
     who: Option<Arc<Identity>>,
@@ -96,17 +76,24 @@ struct Session<S> {
     violations: u8,
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
+    /// The refusal that it begins and ends with.
+    refused: Option<Fault>,
+    /// What went wrong with the bytes that came with the handshake.
+    lost: Option<Loss>,
+    _active: ActiveGuard,
     /// The client has been told already why it is closed.
     told: bool,
     drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    fn new(edge: Arc<Edge>, client_id: Uuid, wire: Wire<S>) -> Self {
+    /// Takes over after the handshake; `unread` are bytes that came with it.
+    pub fn begin(edge: &Arc<Edge>, upgrade: Upgrade, stream: S, unread: &Bytes) -> Box<Self> {
+        let limits = &edge.config.limits;
+        let (wire, fed) = Wire::new(stream, unread, limits.message_bytes, limits.queue_bytes);
         let now = Instant::now();
-        let clock = Clock::new(&edge, now);
-        Self {
-            client_id,
+        let mut session = Box::new(Self {
+            client_id: upgrade.client_id,
             who: None,
             wire,
             subscriptions: Subscriptions::new(),
@@ -114,11 +101,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             opening: None,
             violations: 0,
             sleep: Box::pin(tokio::time::sleep_until(now)),
+            refused: None,
+            lost: fed.err(),
+            _active: edge.metrics.connection(Transport::WebSocket),
             told: false,
-            clock,
+            clock: Clock::new(edge, now),
             drain: Some(Box::pin(edge.drain.token().clone().cancelled_owned())),
-            edge,
-        }
+            edge: Arc::clone(edge),
+        });
+        session.refused = session.open(upgrade.who, upgrade.opening).err();
+        session
+    }
+
+    /// Serves the client until the connection ends.
+    pub async fn run(mut self: Box<Self>) {
+        let end = match self.refused.take() {
+            Some(fault) => End::Fault(fault),
+            None => self.serve().await,
+        };
+        debug!(connection = %self.client_id, reason = end.reason(), "websocket ends");
+        Box::pin(self.close(end)).await;
     }
 
     /// The first envelopes: who the client is, and what its query asked for.
@@ -140,8 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    async fn serve(&mut self, fed: Result<(), Loss>) -> End {
-        let mut lost = fed.err();
+    async fn serve(&mut self) -> End {
+        let mut lost = self.lost.take();
         loop {
             if let Err(end) = self.hear_all(lost.as_ref()).await {
                 return end;
@@ -429,17 +431,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    async fn close(self, end: End) {
+    async fn close(self: Box<Self>, end: End) {
         self.stop_typing();
+        let this = *self;
         // Given back before the goodbye, which may take a while.
-        drop(self.subscriptions);
-        let metrics = &self.edge.metrics;
-        let mut wire = self.wire;
+        drop(this.subscriptions);
+        let metrics = &this.edge.metrics;
+        let mut wire = this.wire;
         match end {
             End::Fault(fault) => {
                 metrics.fault(Transport::WebSocket, fault.kind);
                 metrics.closed(Transport::WebSocket, fault.kind.code(), fault.kind.reason());
-                if fault.kind != Kind::Restart && !self.told {
+                if fault.kind != Kind::Restart && !this.told {
                     wire.outbox.text(&envelope::encode_error(&fault, None));
                     metrics.sent(Transport::WebSocket, 1);
                 }
