@@ -82,18 +82,23 @@ impl Context {
 }
 
 /// Serves one connection until it ends.
-pub async fn run(
+///
+/// Not an `async fn`: its arguments would be part of the task for as long as that lives. Boxed are the phases before a
+/// WebSocket, which need most; of an idle WebSocket only its session and this future are left.
+pub fn run(
     edge: Arc<Edge>,
     tls: Option<Arc<Tls>>,
     tcp: TcpStream,
     peer: SocketAddr,
     room: Room,
     tasks: TaskTracker,
-) {
-    // Boxed, so that a WebSocket's task does not keep the room that TLS and HTTP needed.
-    let connected = Box::pin(connect(edge, tls, tcp, peer, room, tasks)).await;
-    if let Some(Connected { session, _held }) = connected {
-        session.run().await;
+) -> impl Future<Output = ()> + Send {
+    let connect = Box::pin(connect(edge, tls, tcp, peer, room, tasks));
+    async move {
+        let connected = connect.await;
+        if let Some(Connected { session, _held }) = connected {
+            session.run().await;
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 /// The socket.
 pub struct Socket {
     tcp: TcpStream,
-    write_timeout: Duration,
+    write_timeout_ms: u32,
     /// Runs only while a write waits, so that an idle connection has no timer.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -22,7 +22,8 @@ pub struct Socket {
 impl Socket {
     /// Watches over the writes of `tcp`.
     pub fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
-        Self { tcp, write_timeout, stalled: None }
+        let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
+        Self { tcp, write_timeout_ms, stalled: None }
     }
 
     /// The TCP socket, for what comes before the first write.
@@ -35,7 +36,8 @@ impl Socket {
             self.stalled = None;
             return write;
         }
-        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.write_timeout)));
+        let timeout = Duration::from_millis(self.write_timeout_ms.into());
+        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         clock.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }

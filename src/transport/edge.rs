@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rand::RngExt as _;
+use slab::Slab;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, GuestSalt, OriginPolicy, Tickets};
+use crate::channel::Wake;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -53,17 +56,42 @@ impl Edge {
 pub struct Drain {
     token: CancellationToken,
     window: Duration,
+    /// WebSockets have a bell already: a future of their own for this would be a tenth of an idle one.
+    bells: Mutex<Slab<Arc<Wake>>>,
+}
+
+/// While it lives, the drain rings the connection's bell.
+pub struct DrainWatch {
+    edge: Arc<Edge>,
+    key: usize,
+}
+
+impl DrainWatch {
+    /// Has `wake` rung when the drain of `edge` begins; who comes later looks at [`Drain::has_begun`].
+    pub fn new(edge: &Arc<Edge>, wake: &Arc<Wake>) -> Self {
+        let key = edge.drain.bells.lock().insert(Arc::clone(wake));
+        Self { edge: Arc::clone(edge), key }
+    }
+}
+
+impl Drop for DrainWatch {
+    fn drop(&mut self) {
+        self.edge.drain.bells.lock().remove(self.key);
+    }
 }
 
 impl Drain {
     /// A drain that takes `window` at most, once it begins.
     pub fn new(window: Duration) -> Self {
-        Self { token: CancellationToken::new(), window }
+        Self { token: CancellationToken::new(), window, bells: Mutex::default() }
     }
 
     /// Begins it.
     pub fn begin(&self) {
         self.token.cancel();
+        for (_, bell) in self.bells.lock().iter() {
+            bell.wake();
+        }
     }
 
     /// Ends when it begins.

@@ -13,6 +13,6 @@ mod subscriptions;
 pub mod websocket;
 
 pub use cursor_string::{CursorError, CursorString, Place};
-pub use edge::{Drain, Edge};
+pub use edge::{Drain, DrainWatch, Edge};
 pub use session::Caller;
 pub use subscriptions::{Event, Joined, Subscriptions};

@@ -29,7 +29,7 @@ struct Subscription {
     cursor: Cursor,
     presence: bool,
     /// To be told before anything else, and the place it was asked for: until it is told, a cursor names that one.
-    gap: Option<(Gap, Position)>,
+    gap: Option<Box<(Gap, Position)>>,
     /// The user is present while it lives.
     member: Option<Member>,
 }
@@ -88,7 +88,7 @@ impl Subscriptions {
     }
 
     /// Rings when one of the channels has news.
-    pub fn wake(&self) -> &Wake {
+    pub fn wake(&self) -> &Arc<Wake> {
         &self.wake
     }
 
@@ -148,7 +148,7 @@ impl Subscriptions {
         let (cursor, gap) = channel.begin(resume, edge.now());
         let cursor = passing.map_or(cursor, |passing| cursor.with_passing(passing));
         let recovered = matches!(resume, Resume::After(_)) && gap.is_none();
-        let gap = gap.map(|gap| (gap, asked(resume, cursor.position())));
+        let gap = gap.map(|gap| Box::new((gap, asked(resume, cursor.position()))));
         let subscription = Subscription { watch, cursor, presence, gap, member };
         if let Some(index) = known {
             self.joined[index] = subscription;
@@ -241,7 +241,7 @@ impl Subscriptions {
         given: &mut usize,
         take: &mut impl FnMut(Event<'_>, &Moment<'_>),
     ) -> Result<bool, Fault> {
-        let gap = self.joined[index].gap.take().map(|(gap, _)| gap);
+        let gap = self.joined[index].gap.take().map(|told| told.0);
         let Subscription { mut cursor, presence, .. } = self.joined[index];
         let channel = Arc::clone(self.joined[index].channel());
         let joined = &self.joined;
@@ -304,7 +304,7 @@ impl Subscription {
 
     /// Where a cursor string says that the subscriber stands.
     fn position(&self) -> Position {
-        self.gap.map_or_else(|| self.cursor.position(), |(_, asked)| asked)
+        self.gap.as_ref().map_or_else(|| self.cursor.position(), |untold| untold.1)
     }
 
     fn has_news(&self) -> bool {

@@ -16,12 +16,10 @@ pub struct Clock {
     pub pinged: Option<Instant>,
     /// A message has begun to come since then.
     pub amid: Option<Instant>,
-    /// No token by then: 4001.
+    /// A token, or a new one, has to be there by then.
     pub token_due: Option<Instant>,
-    /// When the token runs out.
-    pub expires: Option<Instant>,
     /// A drain has begun: when to go, and when the client is to come back.
-    pub leave: Option<(Instant, Duration)>,
+    pub leave: Option<Box<(Instant, Duration)>>,
 }
 
 impl Clock {
@@ -33,7 +31,6 @@ impl Clock {
             pinged: None,
             amid: None,
             token_due: Some(now + edge.config.auth.timeout),
-            expires: None,
             leave: None,
         }
     }
@@ -41,10 +38,10 @@ impl Clock {
     /// The next moment at which something is due.
     pub fn next(&self, edge: &Edge) -> Instant {
         let dead = self.pinged.map(|at| at + edge.config.heartbeat.timeout);
-        let leave = self.leave.map(|(at, _)| at);
+        let leave = self.leave.as_ref().map(|leave| leave.0);
         let amid =
             self.amid.map(|since| since + edge.config.heartbeat.interval + edge.config.heartbeat.timeout);
-        let others = [dead, leave, amid, self.token_due, self.expires];
+        let others = [dead, leave, amid, self.token_due];
         others.into_iter().flatten().fold(self.ping_due, Instant::min)
     }
 

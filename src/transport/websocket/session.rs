@@ -9,7 +9,6 @@ use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::debug;
 use uuid::Uuid;
 
@@ -26,7 +25,7 @@ use crate::metrics::{ActiveGuard, Transport};
 use crate::presence::Lease;
 use crate::quota::ConnectionQuota;
 use crate::transport::http::Opening;
-use crate::transport::{Caller, Edge, Event, Subscriptions};
+use crate::transport::{Caller, DrainWatch, Edge, Event, Subscriptions};
 
 /// Bytes read from cursors into one write: enough for a burst to become one record, little enough that nobody starves.
 const BATCH_BYTES: usize = 16 * 1024;
@@ -36,7 +35,7 @@ const VIOLATIONS_MAX: u8 = 10;
 /// Why a connection ends.
 enum End {
     /// We end it, for that reason.
-    Fault(Fault),
+    Fault(Box<Fault>),
     /// The client has sent a close.
     Closed(Option<u16>),
     /// The client broke RFC 6455.
@@ -47,6 +46,12 @@ enum End {
     Stuck,
     /// The client does not answer any more.
     Dead,
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(Box::new(fault))
+    }
 }
 
 impl End {
@@ -77,13 +82,13 @@ pub struct Session<S> {
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
     /// The refusal that it begins and ends with.
-    refused: Option<Fault>,
+    refused: Option<Box<Fault>>,
     /// What went wrong with the bytes that came with the handshake.
     lost: Option<Loss>,
     _active: ActiveGuard,
     /// The client has been told already why it is closed.
     told: bool,
-    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    _drain: DrainWatch,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -91,12 +96,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub fn begin(edge: &Arc<Edge>, upgrade: Upgrade, stream: S, unread: &Bytes) -> Box<Self> {
         let limits = &edge.config.limits;
         let (wire, fed) = Wire::new(stream, unread, limits.message_bytes, limits.queue_bytes);
-        let now = Instant::now();
+        let (now, subscriptions) = (Instant::now(), Subscriptions::new());
+        let drain = DrainWatch::new(edge, subscriptions.wake());
         let mut session = Box::new(Self {
             client_id: upgrade.client_id,
             who: None,
             wire,
-            subscriptions: Subscriptions::new(),
+            subscriptions,
             quota: edge.quotas.connection(),
             opening: None,
             violations: 0,
@@ -106,10 +112,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             _active: edge.metrics.connection(Transport::WebSocket),
             told: false,
             clock: Clock::new(edge, now),
-            drain: Some(Box::pin(edge.drain.token().clone().cancelled_owned())),
+            _drain: drain,
             edge: Arc::clone(edge),
         });
-        session.refused = session.open(upgrade.who, upgrade.opening).err();
+        session.refused = session.open(upgrade.who, upgrade.opening).err().map(Box::new);
         session
     }
 
@@ -145,7 +151,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     async fn serve(&mut self) -> End {
         let mut lost = self.lost.take();
         loop {
-            if let Err(end) = self.hear_all(lost.as_ref()).await {
+            // Boxed: what requests need while they are served must not be held by every idle connection.
+            if !self.wire.arrived.is_empty()
+                && let Err(end) = Box::pin(self.hear_all(lost.as_ref())).await
+            {
                 return end;
             }
             if self.wire.arrived.is_empty()
@@ -154,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return self.lose(loss);
             }
             if let Err(fault) = self.read_cursors() {
-                return End::Fault(fault);
+                return fault.into();
             }
             if let Err(gone) = self.next().await {
                 lost = Some(gone);
@@ -184,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Loss::Violation(fault) if fault.code() == Kind::MessageTooLarge.code() => {
                 let limit = self.edge.config.limits.message_bytes;
                 let fault = Fault::new(Kind::MessageTooLarge, format!("a message has at most {limit} bytes"));
-                End::Fault(fault.with_limit("limits.message_bytes"))
+                fault.with_limit("limits.message_bytes").into()
             }
             Loss::Violation(fault) => End::Violation(*fault),
             Loss::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => End::Stuck,
@@ -212,14 +221,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Poll::Ready(turn) = self.wire.poll_turn(context) {
             return Poll::Ready(turn);
         }
-        // While the last batch is on its way out, news can wait: there will be more of it then.
+        // While the last batch is on its way out, news can wait: there will be more of it then. A drain can, too.
         if self.wire.outbox.is_empty() && self.subscriptions.wake().poll_rung(context).is_ready() {
-            return Poll::Ready(Ok(false));
-        }
-        if let Some(drain) = &mut self.drain
-            && drain.as_mut().poll(context).is_ready()
-        {
-            self.drain = None;
             return Poll::Ready(Ok(false));
         }
         self.sleep.as_mut().poll(context).map(|()| Ok(false))
@@ -249,16 +252,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     async fn hear(&mut self, inbound: Inbound) -> Result<(), End> {
         match inbound {
-            // Boxed: what a request needs while it is served must not be held by every idle connection.
-            Inbound::Text(text) => Box::pin(self.request(&text)).await.map_err(End::Fault),
+            Inbound::Text(text) => self.request(&text).await.map_err(End::from),
             Inbound::Binary(_) => {
                 self.edge.metrics.received(Transport::WebSocket, 1);
                 let fault = Fault::malformed("a binary frame; envelopes are text");
-                self.refuse(fault, None).map_err(End::Fault)
+                self.refuse(fault, None).map_err(End::from)
             }
             Inbound::Ping(payload) => {
                 if let Err(fault) = self.quota.request() {
-                    return self.refuse(fault, None).map_err(End::Fault);
+                    return self.refuse(fault, None).map_err(End::from);
                 }
                 self.wire.outbox.frame(OpCode::Pong, &payload);
                 Ok(())
@@ -330,8 +332,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// From now on the client is that one; joins that waited for it are made.
     fn identify(&mut self, who: Arc<Identity>) {
-        self.clock.token_due = None;
-        self.clock.expires = who.expires_at.map(Clock::deadline);
+        self.clock.token_due = who.expires_at.map(Clock::deadline);
         self.stop_typing();
         let left = self.subscriptions.renew(&self.edge, &who, Lease::Stream);
         self.who = Some(Arc::clone(&who));
@@ -393,19 +394,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let clock = &mut self.clock;
         if clock.leave.is_none() && self.edge.drain.has_begun() {
             let (leave, retry) = self.edge.drain.spread();
-            clock.leave = Some((now + leave, retry));
+            clock.leave = Some(Box::new((now + leave, retry)));
         }
-        if let Some((at, retry)) = clock.leave
+        if let Some((at, retry)) = clock.leave.as_deref().copied()
             && at <= now
         {
             let fault = Fault::new(Kind::Restart, "this node is being restarted");
-            return Err(End::Fault(fault.with_retry_after(retry)));
+            return Err(fault.with_retry_after(retry).into());
         }
         if clock.token_due.is_some_and(|due| due <= now) {
-            return Err(End::Fault(Fault::new(Kind::AuthenticationRequired, "no token came in time")));
-        }
-        if clock.expires.is_some_and(|at| at <= now) {
-            return Err(End::Fault(Fault::new(Kind::AuthenticationFailed, "the token has expired")));
+            return Err(End::from(match self.who {
+                None => Fault::new(Kind::AuthenticationRequired, "no token came in time"),
+                Some(_) => Fault::new(Kind::AuthenticationFailed, "the token has expired"),
+            }));
         }
         let heartbeat = &self.edge.config.heartbeat;
         match clock.pinged {
