@@ -38,7 +38,7 @@ pub struct Wire<S> {
     pub arrived: VecDeque<Inbound>,
     flushing: bool,
     /// Above this many unwritten bytes nothing more is read: who floods us with pings must take the pongs.
-    queue_bytes: usize,
+    queue_bytes: u32,
 }
 
 /// How much one read takes at most: on the stack, so that an idle connection holds nothing.
@@ -63,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             outbox: Outbox::default(),
             arrived: VecDeque::new(),
             flushing: false,
-            queue_bytes,
+            queue_bytes: u32::try_from(queue_bytes).unwrap_or(u32::MAX),
         };
         let fed = wire.reader.feed(unread, &mut wire.arrived).map_err(Loss::Violation);
         (wire, fed)
@@ -71,7 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Whether the client is being listened to: not while it has to take what waits for it.
     pub fn listens(&self) -> bool {
-        self.arrived.is_empty() && self.outbox.len() < self.queue_bytes
+        self.arrived.is_empty() && self.outbox.len() < self.queue_bytes as usize
     }
 
     /// Whether a message has begun to come and nothing has come whole since.
