@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -63,6 +63,12 @@ impl Identity {
     /// read it.
     pub fn guest_of_address(address: IpAddr, salt: &GuestSalt) -> Self {
         Self::guest(&salt.0.hash_one(address.to_canonical()).to_be_bytes(), Inbox::None)
+    }
+
+    /// How long its token is still good; `None` for guests. At most some decades, so that no clock overflows.
+    pub fn expires_in(&self) -> Option<Duration> {
+        let left = self.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
+        Some(left.min(Duration::from_secs(1 << 30)))
     }
 
     /// Whether it came without a token.

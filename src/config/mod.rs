@@ -1,4 +1,4 @@
-//! What an operator can set. Parsed once at the start by [`load`], handed down by reference; nothing else reads
+//! What an operator can set. Parsed once at the start by [`load()`], handed down by reference; nothing else reads
 //! the configuration file, its flags or the environment. `default.toml` beside this file is the operator's view of
 //! the same keys: unit, default, reason and worst-case memory of each.
 
@@ -28,7 +28,7 @@ pub use place::Place;
 /// Every key, commented out at its default, with what it means: a file to start from.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
-/// The whole configuration; `Config::default()` is what an empty file means, before [`load`] has checked that one
+/// The whole configuration; `Config::default()` is what an empty file means, before [`load()`] has checked that one
 /// key agrees with another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -333,7 +333,7 @@ impl Default for Namespace {
     }
 }
 
-/// `[channels.*]`; what a namespace does not set, [`load`] takes over from `[channels.default]`.
+/// `[channels.*]`; what a namespace does not set, [`load()`] takes over from `[channels.default]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "BTreeMap<String, Namespace>")]
 pub struct Channels {

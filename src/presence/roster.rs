@@ -104,7 +104,7 @@ impl Roster {
         }
     }
 
-    /// The first users of a channel by id, up to [`LIST_MAX`] and some [`LIST_BYTES`], and how many there are.
+    /// The first users of a channel by id, up to 1,000 and some 64 KB, and how many there are.
     pub fn list(&self, channel: &ChannelName) -> (Vec<PresentUser>, usize) {
         let table = self.table.lock();
         let Some(room) = table.channels.get(channel) else { return (Vec::new(), 0) };

@@ -56,7 +56,7 @@ impl Edge {
 pub struct Drain {
     token: CancellationToken,
     window: Duration,
-    /// WebSockets have a bell already: a future of their own for this would be a tenth of an idle one.
+    /// A WebSocket has a bell already: a future of its own for this would be a tenth of an idle one.
     bells: Mutex<Slab<Arc<Wake>>>,
 }
 

@@ -45,11 +45,9 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     }
     read(&caller, &mut subscriptions, &mut envelopes)?;
     let mut deadline = Instant::now() + Duration::from_secs(wait);
-    if let Some(expires_at) = caller.who.expires_at {
+    if let Some(left) = caller.who.expires_in() {
         // The next poll is then refused.
-        deadline = deadline.min(
-            Instant::now() + expires_at.duration_since(std::time::SystemTime::now()).unwrap_or_default(),
-        );
+        deadline = deadline.min(Instant::now() + left);
     }
     while envelopes.is_empty() {
         let news = tokio::select! {

@@ -76,10 +76,7 @@ pub struct SseBody {
 impl SseBody {
     fn new(caller: Caller, subscriptions: Subscriptions, head: Bytes) -> Self {
         let comment_due = Instant::now() + COMMENT_INTERVAL;
-        let expires = caller.who.expires_at.map(|at| {
-            let left = at.duration_since(std::time::SystemTime::now()).unwrap_or_default();
-            Instant::now() + left.min(Duration::from_secs(1 << 30))
-        });
+        let expires = caller.who.expires_in().map(|left| Instant::now() + left);
         Self {
             subscriptions,
             head: Some(head),

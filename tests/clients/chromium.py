@@ -64,6 +64,8 @@ class Page:
         await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
 
     async def screenshot(self, file: Path) -> None:
+        # A tab behind another one is not painted.
+        await self.call("Page.bringToFront")
         image = base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
         assert image.startswith(b"\x89PNG") and len(image) > 5000
         file.write_bytes(image)

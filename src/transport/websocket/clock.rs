@@ -1,6 +1,6 @@
 //! The moments that a WebSocket lives by: when something is due, and what was heard when. One timer serves them all.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -43,11 +43,5 @@ impl Clock {
             self.amid.map(|since| since + edge.config.heartbeat.interval + edge.config.heartbeat.timeout);
         let others = [dead, leave, amid, self.token_due];
         others.into_iter().flatten().fold(self.ping_due, Instant::min)
-    }
-
-    /// When that moment of the calendar comes; at most some decades away, so that the clock doesn't overflow.
-    pub fn deadline(at: SystemTime) -> Instant {
-        let left = at.duration_since(SystemTime::now()).unwrap_or_default();
-        Instant::now() + left.min(Duration::from_secs(1 << 30))
     }
 }

@@ -332,7 +332,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// From now on the client is that one; joins that waited for it are made.
     fn identify(&mut self, who: Arc<Identity>) {
-        self.clock.token_due = who.expires_at.map(Clock::deadline);
+        self.clock.token_due = who.expires_in().map(|left| Instant::now() + left);
         self.stop_typing();
         let left = self.subscriptions.renew(&self.edge, &who, Lease::Stream);
         self.who = Some(Arc::clone(&who));
