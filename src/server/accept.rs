@@ -26,7 +26,8 @@ const UNSENT_BYTES: u32 = 128 * 1024;
 pub struct Room {
     /// It is beyond what the node may hold: the connection is told so and closed.
     pub overflow: bool,
-    _permit: OwnedSemaphorePermit,
+    /// The place itself.
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// Accepts until the drain begins, a task per connection.
@@ -45,9 +46,8 @@ pub async fn accept_loop(edge: Arc<Edge>, listener: TcpListener, tls: Option<Arc
             () = edge.drain.token().cancelled() => return,
         };
         let permit = |room: &Arc<Semaphore>| Arc::clone(room).try_acquire_owned().ok();
-        let granted = permit(&room).map(|permit| Room { overflow: false, _permit: permit });
-        let room =
-            granted.or_else(|| permit(&overflow).map(|permit| Room { overflow: true, _permit: permit }));
+        let granted = permit(&room).map(|permit| Room { overflow: false, permit });
+        let room = granted.or_else(|| permit(&overflow).map(|permit| Room { overflow: true, permit }));
         let Some(room) = room else { continue };
         let connection = connection::run(Arc::clone(&edge), tls.clone(), tcp, peer, room, tasks.clone());
         tasks.spawn(connection);
