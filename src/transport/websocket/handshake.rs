@@ -10,6 +10,7 @@ use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use uuid::Uuid;
 
+use super::extensions::{self, Deflate};
 use crate::auth::Identity;
 use crate::close::{Fault, Kind};
 use crate::config::AuthMode;
@@ -26,6 +27,8 @@ pub struct Upgrade {
     pub who: Result<Option<Arc<Identity>>, Fault>,
     /// What the query asks to join.
     pub opening: Result<Opening, Fault>,
+    /// How messages are compressed, if they are.
+    pub deflate: Option<Deflate>,
     /// It is `/echo`.
     pub echo: bool,
 }
@@ -54,16 +57,23 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
             return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
         }
     };
+    let Ok(deflate) = deflate(call) else {
+        let fault = Fault::malformed("Sec-WebSocket-Extensions is no list of extensions");
+        return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
+    };
     let who = who(call);
     // Who is refused is not worth the reading of what it wants.
     let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
-    let upgrade = Upgrade { client_id: call.connection, who, opening, echo };
+    let upgrade = Upgrade { client_id: call.connection, who, opening, deflate, echo };
     let mut answer = Response::new(Body::EMPTY);
     *answer.status_mut() = switching.status();
     *answer.headers_mut() = switching.headers().clone();
     if offers_subprotocol(call) {
         let chosen = HeaderValue::from_static(SUBPROTOCOL);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+    }
+    if let Some(deflate) = deflate {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, deflate.answer());
     }
     (answer, Some(upgrade))
 }
@@ -73,6 +83,14 @@ fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
         (None, AuthMode::Optional) => Ok(Some(Arc::new(Identity::guest_of_connection()))),
         (who, _) => Ok(who),
     }
+}
+
+fn deflate(call: &Call) -> Result<Option<Deflate>, extensions::Malformed> {
+    let compression = &call.edge.config.compression;
+    if !compression.enabled {
+        return Ok(None);
+    }
+    extensions::negotiate(&call.head.headers, compression.min_bytes)
 }
 
 /// RFC 6455 §4.2.1: a key that is 16 bytes in base64.

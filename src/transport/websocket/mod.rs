@@ -3,6 +3,7 @@
 
 mod clock;
 mod echo;
+mod extensions;
 mod frames;
 pub mod guard;
 mod handshake;
