@@ -12,5 +12,6 @@ mod session;
 mod wire;
 
 pub use echo::echo;
+pub use frames::{FrameReader, Inbound};
 pub use handshake::{Upgrade, accept};
 pub use session::Session;
