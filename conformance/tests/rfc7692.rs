@@ -134,13 +134,23 @@ fn inflate(payload: &[u8], window_bits: u8) -> Vec<u8> {
     try_inflate(payload, window_bits).unwrap()
 }
 
+/// In small steps, so that it has nothing but its window to look back into.
 fn try_inflate(payload: &[u8], window_bits: u8) -> Result<Vec<u8>, DecompressError> {
     let input = [payload, &[0, 0, 0xff, 0xff]].concat();
-    let mut message = Vec::with_capacity(1 << 20);
     let mut decompress = Decompress::new_with_window_bits(false, window_bits);
-    let status = decompress.decompress_vec(&input, &mut message, FlushDecompress::Sync)?;
-    assert_eq!((status, decompress.total_in()), (Status::Ok, input.len() as u64));
-    Ok(message)
+    let (mut message, mut step) = (Vec::new(), [0; 64]);
+    loop {
+        let (taken, given) = (decompress.total_in(), decompress.total_out());
+        let rest = &input[usize::try_from(taken).unwrap()..];
+        let status = decompress.decompress(rest, &mut step, FlushDecompress::Sync)?;
+        let count = usize::try_from(decompress.total_out() - given).unwrap();
+        message.extend_from_slice(&step[..count]);
+        if count < step.len() {
+            assert_ne!(status, Status::StreamEnd);
+            assert_eq!(decompress.total_in(), input.len() as u64);
+            return Ok(message);
+        }
+    }
 }
 
 /// Text that shrinks, but not to nothing.

@@ -1,14 +1,19 @@
-//! From bytes to messages: the guard checks and finds the frames, fastwebsockets reads them, fragments are put
-//! together. Holds no buffer while there is nothing unfinished, which is most of a connection's life.
+//! From bytes to messages: the guard checks and finds the frames, fastwebsockets unmasks them, fragments are put
+//! together and what is compressed is inflated. Holds no buffer while there is nothing unfinished, which is most of a
+//! connection's life.
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
-use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocketError, WebSocketRead, after_handshake_split};
-use futures_util::FutureExt as _;
+use bytes::{Buf as _, Bytes, BytesMut};
+use fastwebsockets::{Frame, OpCode, Payload};
 
 use super::guard::{Fault as FrameFault, Guard, Limits};
 use crate::deflate::inflate;
+
+const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
+const OPCODE: u8 = 0x0f;
+const LENGTH: u8 = 0x7f;
 
 /// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,14 +41,8 @@ pub struct FrameReader {
     opened: u8,
 }
 
-const FIN: u8 = 0x80;
-const RSV1: u8 = 0x40;
-const OPCODE: u8 = 0x0f;
-const LENGTH: u8 = 0x7f;
-const MASK_BYTES: usize = 4;
-
 impl FrameReader {
-    /// A reader for a connection whose handshake has just ended.
+    /// A reader for a connection whose handshake has just ended; `deflate` says whether messages may be compressed.
     pub fn new(message_bytes: usize, deflate: bool) -> Self {
         Self {
             guard: Guard::new(Limits { message_bytes, deflate }),
@@ -57,21 +56,21 @@ impl FrameReader {
     ///
     /// # Errors
     /// What the client did wrong; what it sent before that has been added.
-    pub fn feed(&mut self, fresh: &mut [u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
+    pub fn feed(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
         let before = self.inbox.len();
-        let (complete, frames, verdict) = match self.guard.scan(fresh) {
-            Ok(progress) => (progress.complete, progress.frames, Ok(())),
-            Err(violation) => (violation.complete, violation.frames, Err(violation.fault)),
+        let (complete, verdict) = match self.guard.scan(fresh) {
+            Ok(progress) => (progress.complete, Ok(())),
+            Err(violation) => (violation.complete, Err(violation.fault)),
         };
         if complete == 0 {
             self.inbox.extend_from_slice(fresh);
         } else if before == 0 {
-            self.read_frames(&mut fresh[..complete], frames, arrived)?;
+            self.read_frames(BytesMut::from(&fresh[..complete]), arrived)?;
             self.inbox.extend_from_slice(&fresh[complete..]);
         } else {
             self.inbox.extend_from_slice(fresh);
-            let mut whole = self.inbox.split_to(before + complete);
-            self.read_frames(&mut whole, frames, arrived)?;
+            let frames = self.inbox.split_to(before + complete);
+            self.read_frames(frames, arrived)?;
         }
         if self.inbox.is_empty() {
             self.inbox = BytesMut::new();
@@ -84,33 +83,22 @@ impl FrameReader {
         self.guard.at_message_boundary()
     }
 
+    /// Reads whole frames that the guard has passed.
     fn read_frames(
         &mut self,
-        bytes: &mut [u8],
-        frames: usize,
+        mut bytes: BytesMut,
         arrived: &mut VecDeque<Inbound>,
     ) -> Result<(), FrameFault> {
-        let firsts = present(bytes, frames);
-        let (mut reader, _) = after_handshake_split(&*bytes, tokio::io::sink(), Role::Server);
-        reader.set_auto_close(false);
-        reader.set_auto_pong(false);
-        // The guard has counted already, over fragments.
-        reader.set_max_message_size(usize::MAX);
-        for first in firsts {
-            let Some(frame) = next_frame(&mut reader) else { break };
-            if let Some(inbound) = self.assemble(first, frame)? {
+        while let Some((first, payload)) = next_frame(&mut bytes) {
+            if let Some(inbound) = self.assemble(first, payload)? {
                 arrived.push_back(inbound);
             }
         }
         Ok(())
     }
 
-    fn assemble(&mut self, first: u8, frame: Frame<'_>) -> Result<Option<Inbound>, FrameFault> {
-        let (opcode, fin) = (frame.opcode, frame.fin);
-        let payload = match frame.payload {
-            Payload::Bytes(bytes) => bytes.freeze(),
-            other => Bytes::from(Vec::from(other)),
-        };
+    fn assemble(&mut self, first: u8, payload: Bytes) -> Result<Option<Inbound>, FrameFault> {
+        let opcode = OpCode::try_from(first & OPCODE).expect("the guard passes no other");
         match opcode {
             OpCode::Ping => return Ok(Some(Inbound::Ping(payload))),
             OpCode::Pong => return Ok(Some(Inbound::Pong)),
@@ -121,16 +109,16 @@ impl FrameReader {
             OpCode::Text | OpCode::Binary => self.opened = first,
             OpCode::Continuation => {}
         }
-        let whole = if opcode != OpCode::Continuation && fin {
-            payload
-        } else {
-            self.fragments.extend_from_slice(&payload);
-            if !fin {
-                return Ok(None);
-            }
-            Bytes::from(std::mem::take(&mut self.fragments))
-        };
-        self.finish(whole).map(Some)
+        let fin = first & FIN != 0;
+        if opcode != OpCode::Continuation && fin {
+            return self.finish(payload).map(Some);
+        }
+        self.fragments.extend_from_slice(&payload);
+        if !fin {
+            return Ok(None);
+        }
+        let whole = std::mem::take(&mut self.fragments);
+        self.finish(whole.into()).map(Some)
     }
 
     /// A message whose last frame has come.
@@ -150,45 +138,23 @@ impl FrameReader {
     }
 }
 
-/// Makes of whole frames what fastwebsockets takes, and returns the first byte that each had. It refuses compressed
-/// messages, and would check the text of the others, which the guard has done: both become binary.
-fn present(bytes: &mut [u8], frames: usize) -> Vec<u8> {
-    let mut firsts = Vec::with_capacity(frames);
-    let mut rest = bytes;
-    while let Some(size) = frame_size(rest) {
-        let (frame, next) = rest.split_at_mut(size);
-        let first = frame[0];
-        if first & RSV1 != 0 || first & OPCODE == OpCode::Text as u8 {
-            frame[0] = first & FIN | OpCode::Binary as u8;
-        }
-        firsts.push(first);
-        rest = next;
-    }
-    firsts
-}
-
-/// Bytes of the masked frame that these begin with; `None` at their end.
-fn frame_size(bytes: &[u8]) -> Option<usize> {
-    let (head, payload) = match bytes.get(1)? & LENGTH {
+/// Takes a masked frame (RFC 6455 §5.2) from the front of whole ones: its first byte, and its payload as it was meant.
+fn next_frame(bytes: &mut BytesMut) -> Option<(u8, Bytes)> {
+    let (first, second) = (*bytes.first()?, *bytes.get(1)?);
+    let (head, length) = match second & LENGTH {
         126 => (4, u16::from_be_bytes(*bytes[2..].first_chunk()?).into()),
         127 => (10, usize::try_from(u64::from_be_bytes(*bytes[2..].first_chunk()?)).ok()?),
         short => (2, short.into()),
     };
-    Some(head + MASK_BYTES + payload)
-}
-
-/// The next frame of bytes that hold whole frames only; `None` at their end.
-fn next_frame<'a>(reader: &mut WebSocketRead<&[u8]>) -> Option<Frame<'a>> {
-    // No obligation to send can arise: pong and close are answered by the connection.
-    let mut never = |_: Frame<'a>| std::future::ready(Ok::<(), WebSocketError>(()));
-    let frame = reader.read_frame(&mut never).now_or_never()?.ok()?;
-    Some(Frame::new(frame.fin, frame.opcode, None, own(frame.payload)))
-}
-
-fn own<'a>(payload: Payload<'_>) -> Payload<'a> {
-    match payload {
-        Payload::Bytes(bytes) => Payload::Bytes(bytes),
-        other => Payload::Owned(other.into()),
+    let mask: [u8; 4] = *bytes.get(head..)?.first_chunk()?;
+    bytes.advance(head + mask.len());
+    let payload = if bytes.len() == length { std::mem::take(bytes) } else { bytes.split_to(length) };
+    // The payload is all that it needs to unmask.
+    let mut frame = Frame::new(true, OpCode::Binary, Some(mask), Payload::Bytes(payload));
+    frame.unmask();
+    match frame.payload {
+        Payload::Bytes(payload) => Some((first, payload.freeze())),
+        other => Some((first, Vec::from(other).into())),
     }
 }
 
@@ -241,7 +207,7 @@ mod tests {
             let mut reader = FrameReader::new(100, true);
             let mut arrived = VecDeque::new();
             for chunk in stream.chunks(size) {
-                reader.feed(&mut chunk.to_vec(), &mut arrived).unwrap();
+                reader.feed(chunk, &mut arrived).unwrap();
             }
             assert_eq!(arrived, expected, "in chunks of {size}");
             assert_eq!((reader.inbox.capacity(), reader.fragments.capacity()), (0, 0));
@@ -254,7 +220,7 @@ mod tests {
         let mut arrived = VecDeque::new();
         let unmasked = [0x81, 1, b'x'];
         let fault =
-            reader.feed(&mut [frame(0x81, b"good"), unmasked.to_vec()].concat(), &mut arrived).unwrap_err();
+            reader.feed(&[frame(0x81, b"good"), unmasked.to_vec()].concat(), &mut arrived).unwrap_err();
         assert_eq!(arrived, [Inbound::Text("good".into())]);
         assert_eq!(fault.code(), 1002);
     }
@@ -269,13 +235,13 @@ mod tests {
         ] {
             let mut reader = FrameReader::new(100, true);
             let mut arrived = VecDeque::new();
-            let mut bytes = [frame(0x81, b"good"), frame(0xc1, &payload)].concat();
-            let fault = reader.feed(&mut bytes, &mut arrived).unwrap_err();
+            let bytes = [frame(0x81, b"good"), frame(0xc1, &payload)].concat();
+            let fault = reader.feed(&bytes, &mut arrived).unwrap_err();
             assert_eq!((fault.code(), arrived.len()), (code, 1), "{payload:?}");
         }
         let mut reader = FrameReader::new(100, true);
         let mut arrived = VecDeque::new();
-        reader.feed(&mut frame(0xc1, &deflated(&[b'x'; 100])), &mut arrived).unwrap();
+        reader.feed(&frame(0xc1, &deflated(&[b'x'; 100])), &mut arrived).unwrap();
         assert_eq!(arrived, [Inbound::Text(vec![b'x'; 100].into())]);
     }
 }

@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             flushing: false,
             queue_bytes: u32::try_from(limits.queue_bytes).unwrap_or(u32::MAX),
         };
-        let fed = wire.reader.feed(&mut unread.to_vec(), &mut wire.arrived).map_err(Loss::Violation);
+        let fed = wire.reader.feed(unread, &mut wire.arrived).map_err(Loss::Violation);
         (wire, fed)
     }
 
@@ -149,6 +149,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if buffer.filled().is_empty() {
             return Poll::Ready(Err(Loss::Eof));
         }
-        Poll::Ready(self.reader.feed(buffer.filled_mut(), &mut self.arrived).map_err(Loss::Violation))
+        Poll::Ready(self.reader.feed(buffer.filled(), &mut self.arrived).map_err(Loss::Violation))
     }
 }
