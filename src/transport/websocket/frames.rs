@@ -39,6 +39,7 @@ pub struct FrameReader {
     fragments: Vec<u8>,
     /// The first byte of the message that is open, or was last.
     opened: u8,
+    failed: Option<FrameFault>,
 }
 
 impl FrameReader {
@@ -49,14 +50,34 @@ impl FrameReader {
             inbox: BytesMut::new(),
             fragments: Vec::new(),
             opened: 0,
+            failed: None,
         }
     }
 
     /// Takes the bytes that came next and adds what they complete to `arrived`.
     ///
     /// # Errors
-    /// What the client did wrong; what it sent before that has been added.
+    /// What the client did wrong, then and ever after; what it sent before that has been added.
     pub fn feed(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
+        if let Some(fault) = self.failed {
+            return Err(fault);
+        }
+        let fed = self.take(fresh, arrived);
+        self.failed = fed.err();
+        fed
+    }
+
+    /// Whether nothing unfinished is held.
+    pub fn is_between_messages(&self) -> bool {
+        self.guard.at_message_boundary()
+    }
+
+    /// Whether the client has broken RFC 6455 or 7692: what it sends from then on is not read any more.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    fn take(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
         let before = self.inbox.len();
         let (complete, verdict) = match self.guard.scan(fresh) {
             Ok(progress) => (progress.complete, Ok(())),
@@ -76,11 +97,6 @@ impl FrameReader {
             self.inbox = BytesMut::new();
         }
         verdict
-    }
-
-    /// Whether nothing unfinished is held.
-    pub fn is_between_messages(&self) -> bool {
-        self.guard.at_message_boundary()
     }
 
     /// Reads whole frames that the guard has passed.

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::Request;
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
@@ -93,11 +94,17 @@ fn deflate(call: &Call) -> Result<Option<Deflate>, extensions::Malformed> {
     extensions::negotiate(&call.head.headers, compression.min_bytes)
 }
 
+/// Takes a key whose last bits are not zero: that of RFC 6455 §4.1's own example is one.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
 /// RFC 6455 §4.2.1: a key that is 16 bytes in base64.
 fn has_key(call: &Call) -> bool {
     let mut keys = call.head.headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else { return false };
-    STANDARD.decode(key).is_ok_and(|key| key.len() == 16)
+    BASE64.decode(key).is_ok_and(|key| key.len() == 16)
 }
 
 fn offers_subprotocol(call: &Call) -> bool {

@@ -95,7 +95,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Writes what waits and a close frame, then gives the peer a moment to answer with its own, unless it was the
-    /// first (RFC 6455 §7.1.1: the server closes the TCP connection, after the closing handshake).
+    /// first (RFC 6455 §7.1.1: the server closes the TCP connection, after the closing handshake). After a violation no
+    /// answer counts any more (§7.1.7), so the server ends its side at once.
     pub async fn goodbye(mut self, code: Option<u16>, reason: &str, answered: bool) {
         match code {
             Some(code) => self.outbox.close(code, reason),
@@ -103,6 +104,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         let farewell = async {
             std::future::poll_fn(|context| self.poll_write(context)).await?;
+            if self.reader.has_failed() {
+                self.stream.shutdown().await?;
+                self.wait_for_close().await;
+                return Ok(());
+            }
             if !answered {
                 self.wait_for_close().await;
             }
