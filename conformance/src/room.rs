@@ -32,9 +32,9 @@ impl Room {
     /// # Errors
     /// Those of the start and of the socket.
     pub async fn open(settings: &Settings, channels: usize) -> Result<Self, EdgeError> {
-        let edge = Edge::start(settings).await?;
         let run: u32 = rand::random();
         let channels = (0..channels).map(|n| format!("room:{run:x}.{n}")).collect();
+        let edge = Edge::start(settings).await?;
         let publisher = Connection::open(&edge.target).await;
         let publisher = publisher.map_err(|error| std::io::Error::other(error.to_string()))?;
         let token = edge.target.tokens.user("reader");
