@@ -292,6 +292,31 @@ async fn a_long_backlog_comes_in_answers_of_bounded_size_and_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_always_has_more_does_not_hide_the_others() {
+    let settings = Settings::open().set("channels.default.history_size", 4096);
+    let mut room = Room::open(&settings, 3).await.unwrap();
+    let mut cursor = place(&room).await;
+    for quiet in [1, 2] {
+        room.publish(quiet, "[0]").await.unwrap();
+    }
+    let filler = "x".repeat(30_000);
+    let mut waiting = vec![room.channels[1].clone(), room.channels[2].clone()];
+    for answers in 0.. {
+        // More than fits into one answer, each time.
+        for _ in 0..12 {
+            room.publish(0, &format!("[1,\"{filler}\"]")).await.unwrap();
+        }
+        let (polled, _) = poll(&room, &format!("&wait=0&cursor={cursor}")).await;
+        waiting.retain(|quiet| !messages(&polled.envelopes).iter().any(|(channel, _)| channel == quiet));
+        if waiting.is_empty() {
+            break;
+        }
+        assert!(answers < 60, "{waiting:?} were never read");
+        cursor = polled.cursor;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_while_it_waits_is_let_go() {
     let room = Room::open(&Settings::open(), 1).await.unwrap();
     let cursor = place(&room).await;

@@ -321,7 +321,9 @@ async fn a_comment_comes_every_fifteen_seconds_whatever_else_does() {
         room.publish(0, "0").await.unwrap();
         for (stream, comment) in [&mut quiet, &mut busy].into_iter().zip(&mut comments) {
             // Events come whole, so what is there by now can be taken apart.
-            while timeout(Duration::from_millis(50), stream.more()).await.is_ok_and(|more| more.unwrap()) {}
+            while let Ok(more) = timeout(Duration::from_millis(50), stream.more()).await {
+                assert!(more.unwrap(), "an end");
+            }
             let seen = written(&stream.body).unwrap().iter().filter(|one| **one == Written::Comment).count();
             assert!(seen <= 1, "{seen} comments in {:?}", begun.elapsed());
             if seen == 1 && comment.is_none() {

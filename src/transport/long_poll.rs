@@ -43,6 +43,7 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
             envelopes.push(joined);
         }
     }
+    subscriptions.turn_by_cursors();
     read(&caller, &mut subscriptions, &mut envelopes)?;
     let mut deadline = Instant::now() + patience;
     if let Some(left) = caller.who.expires_in() {

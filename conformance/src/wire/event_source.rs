@@ -134,7 +134,7 @@ impl EventSource {
     /// Begins a new stream: what the last one left unfinished never was.
     ///
     /// The standard lets the id buffer begin empty, so that the first blank line of a stream would erase the id of the
-    /// one before. No browser does that: Chromium, Firefox and WebKit all keep the id until another one comes, and so
+    /// one before. No browser does that: Chromium, Firefox and Safari all keep the id until another one comes, and so
     /// does this.
     pub fn reconnect(&mut self) {
         let id = std::mem::take(&mut self.last_event_id);
