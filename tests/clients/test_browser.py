@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from chromium import chromium
+from forwarder import MESSAGES, cut_now_and_then, forwarder
 from transports import publish, websocket
 
 
@@ -133,6 +134,28 @@ async def test_an_event_source_goes_on_by_itself_after_a_restart(start, site, ro
             "got.filter(({ envelope }) => envelope.type === 'message').map((m) => m.envelope.payload.data)"
         )
         assert data == ["before", "after"]
+
+
+async def test_an_event_source_that_is_cut_off_comes_back_to_its_place(page_edge, site, room, tmp_path):
+    edge = page_edge
+    async with chromium(tmp_path) as browser, forwarder(edge) as road:
+        page = await browser.page(site["allowed"])
+        # It repeats the whole URL: what `history` asks for must not come again.
+        url = f"https://{road.address}/v1/sse?channels={room}&history=5&token={edge.token()}"
+        await page.run(f"""
+            window.source = new EventSource({js(url)});
+            window.joined = 0;
+            window.got = [];
+            source.onmessage = ({{ data }}) => {{
+                const {{ type, payload }} = JSON.parse(data);
+                if (type === "room_joined") joined += 1;
+                if (type === "message") got.push(payload.data);
+            }};
+        """)
+        await page.wait_for("joined === 1")
+        await cut_now_and_then(edge, room, road, lambda count: page.wait_for(f"got.length >= {count}", seconds=20))
+        assert await page.evaluate("got") == list(range(MESSAGES))
+        assert await page.evaluate("joined") == 4
 
 
 async def test_fetch_of_a_page_polls_publishes_and_reads_refusals(page_edge, site, room, tmp_path):
