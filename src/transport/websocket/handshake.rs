@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Request;
+use hyper::ext::Protocol;
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use uuid::Uuid;
@@ -54,18 +55,44 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
             return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
         }
     };
-    let who = who(call);
-    // Who is refused is not worth the reading of what it wants.
-    let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
-    let upgrade = Upgrade { client_id: call.connection, who, opening, echo };
     let mut answer = Response::new(Body::EMPTY);
     *answer.status_mut() = switching.status();
     *answer.headers_mut() = switching.headers().clone();
+    let upgrade = agree(call, &mut answer, echo);
+    (answer, Some(upgrade))
+}
+
+/// Answers an extended `CONNECT`, the handshake of HTTP/2 (RFC 8441 §5): `:protocol` and the status stand for what
+/// `Upgrade`, `Connection`, `Sec-WebSocket-Key` and `-Accept` say over HTTP/1.1. The rest is the same.
+pub fn accept_stream(call: &Call, echo: bool) -> (Answer, Option<Upgrade>) {
+    let refuse = |fault: &Fault| call.refuse(crate::metrics::Transport::WebSocket, fault);
+    let protocol = call.head.extensions.get::<Protocol>();
+    if !protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket")) {
+        // RFC 9220 §3, which says for both versions what RFC 8441 left open.
+        return (refuse(&Fault::new(Kind::NotImplemented, "the one :protocol here is websocket")), None);
+    }
+    let mut versions = call.head.headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    if (versions.next().map(HeaderValue::as_bytes), versions.next()) != (Some(b"13"), None) {
+        // RFC 6455 §4.2.2, but not its 426: HTTP/2 knows no Upgrade (RFC 9113 §8.6).
+        let mut answer = refuse(&Fault::malformed("Sec-WebSocket-Version must be 13"));
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return (answer, None);
+    }
+    let mut answer = Response::new(Body::EMPTY);
+    let upgrade = agree(call, &mut answer, echo);
+    (answer, Some(upgrade))
+}
+
+/// What both handshakes have in common: who comes for what, and what `answer` says to the offers.
+fn agree(call: &Call, answer: &mut Answer, echo: bool) -> Upgrade {
+    let who = who(call);
+    // Who is refused is not worth the reading of what it wants.
+    let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
     if offers_subprotocol(call) {
         let chosen = HeaderValue::from_static(SUBPROTOCOL);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
     }
-    (answer, Some(upgrade))
+    Upgrade { client_id: call.connection, who, opening, echo }
 }
 
 fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {

@@ -11,5 +11,5 @@ mod session;
 mod wire;
 
 pub use echo::echo;
-pub use handshake::{Upgrade, accept};
+pub use handshake::{Upgrade, accept, accept_stream};
 pub use session::Session;
