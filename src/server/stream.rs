@@ -60,7 +60,8 @@ where
 async fn write_until(let_go: CancellationToken, write: impl Future<Output = ()>) {
     let gone = async {
         let_go.cancelled().await;
-        tokio::time::sleep(LINGER).await;
+        // Boxed: a timer that an idle session has no use for.
+        Box::pin(tokio::time::sleep(LINGER)).await;
     };
     tokio::select! {
         () = write => {}
@@ -100,22 +101,44 @@ struct Held {
     _serving: Serving,
 }
 
-async fn run(edge: Arc<Edge>, on_upgrade: OnUpgrade, upgrade: Upgrade, let_go: DropGuard, _held: Held) {
+/// Not an `async fn`, as [`connection::run`](super::connection::run): of an idle session little more than that is left.
+fn run(
+    edge: Arc<Edge>,
+    on_upgrade: OnUpgrade,
+    upgrade: Upgrade,
+    let_go: DropGuard,
+    held: Held,
+) -> impl Future<Output = ()> + Send {
+    let begin = Box::pin(begin(edge, on_upgrade, upgrade, let_go));
+    async move {
+        let _held = held;
+        let Some(session) = begin.await else { return };
+        session.run().await;
+    }
+}
+
+/// From the answer on; all of it, if it is `/echo`.
+async fn begin(
+    edge: Arc<Edge>,
+    on_upgrade: OnUpgrade,
+    upgrade: Upgrade,
+    let_go: DropGuard,
+) -> Option<Box<Session<Stream>>> {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
             edge.metrics.handshake(Stage::WebSocket, false);
             debug!(connection = %upgrade.client_id, %error, "the stream was gone before its answer");
-            return;
+            return None;
         }
     };
     edge.metrics.handshake(Stage::WebSocket, true);
     let stream = Stream::new(TokioIo::new(upgraded), edge.config.limits.write_timeout, let_go);
     if upgrade.echo {
-        Box::pin(websocket::echo(&edge, stream, Bytes::new(), upgrade.who.err())).await;
-    } else {
-        Session::begin(&edge, upgrade, stream, &Bytes::new()).run().await;
+        websocket::echo(&edge, stream, Bytes::new(), upgrade.who.err()).await;
+        return None;
     }
+    Some(Session::begin(&edge, upgrade, stream, &Bytes::new()))
 }
 
 /// A stream, with the bounds and the clock of a socket.
