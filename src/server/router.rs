@@ -78,7 +78,9 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
             Err(fault) => {
                 let mut answer = call.refuse(route.transport(), &fault);
                 if fault.kind == Kind::MethodNotAllowed {
-                    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow(context.h2)));
+                    answer
+                        .headers_mut()
+                        .insert(header::ALLOW, HeaderValue::from_static(route.allow(context.h2)));
                 }
                 answer
             }

@@ -155,7 +155,11 @@ impl<S> Stream<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
-    fn poll_read(self: Pin<&mut Self>, task: &mut Task<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_read(task, buffer)
     }
 }

@@ -39,7 +39,8 @@ class Stream:
         self.connection = connection
         self.number = number
         self.head: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
-        self.reads = True  # while it is not, its window is not opened again
+        self.reads = True  # while it does not, its window is not opened again
+        self.received = 0  # bytes
         self.reset: ErrorCodes | None = None
         self.ended = asyncio.Event()  # by END_STREAM or RST_STREAM
         self.data: asyncio.Queue[bytes] = asyncio.Queue()  # an empty one is the end
@@ -125,6 +126,7 @@ class Http2:
                 stream.head.set_result(dict(event.headers))
             case DataReceived():
                 if event.data:
+                    stream.received += len(event.data)
                     stream.data.put_nowait(event.data)
                 size = event.flow_controlled_length
                 if stream.reads:

@@ -69,7 +69,8 @@ async def test_a_websocket_of_a_page_goes_over_the_connection_that_is_there(star
         await page.call("Network.enable")
         open_before = tcp_connections(edge)
         await page.run(f"""
-            window.sockets = [1, 2].map(() => new WebSocket({js(edge.url("/v1/ws", "wss"))} + "?channels={room}", "tidegate.v1.json"));
+            const url = {js(edge.url("/v1/ws", "wss"))} + "?channels={room}";
+            window.sockets = [1, 2].map(() => new WebSocket(url, "tidegate.v1.json"));
             window.got = sockets.map(() => []);
             sockets.forEach((socket, i) => socket.onmessage = (event) => got[i].push(JSON.parse(event.data)));
         """)
