@@ -135,7 +135,7 @@ async fn begin(
     edge.metrics.handshake(Stage::WebSocket, true);
     let stream = Stream::new(TokioIo::new(upgraded), edge.config.limits.write_timeout, let_go);
     if upgrade.echo {
-        websocket::echo(&edge, stream, Bytes::new(), upgrade.who.err()).await;
+        websocket::echo(&edge, stream, Bytes::new(), upgrade).await;
         return None;
     }
     Some(Session::begin(&edge, upgrade, stream, &Bytes::new()))

@@ -23,6 +23,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
@@ -178,9 +179,10 @@ class Http2:
 class OnStream:
     """A WebSocket on a stream, with as much of `websockets`' connection as tests use."""
 
-    def __init__(self, stream: Stream):
+    def __init__(self, stream: Stream, *extensions: Extension):
         self.stream = stream
         self.protocol = Protocol(Side.CLIENT, max_size=None)
+        self.protocol.extensions = [*extensions]
         self._frames: deque[Frame] = deque()
         self._parts: list[Frame] = []
         self._pings: dict[bytes, asyncio.Future] = {}

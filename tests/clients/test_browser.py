@@ -53,7 +53,10 @@ async def test_a_websocket_of_a_page_chats(page_edge, site, room, tmp_path):
         """)
         await page.wait_for("got.some((envelope) => envelope.type === 'room_joined')")
         assert await page.evaluate("socket.protocol") == "tidegate.v1.json"
+        assert await page.evaluate("socket.extensions.split(';')[0]") == "permessage-deflate"
         assert await page.evaluate("got[0].payload.user_id") == "alice"
+        await bob.publish(room, "much " * 1000)
+        await page.wait_for("got.some((envelope) => envelope.payload.data === 'much '.repeat(1000))")
         await bob.publish(room, "from bob")
         await page.wait_for("got.some((envelope) => envelope.payload.data === 'from bob')")
         message = {"type": "message", "payload": {"channel": room, "data": "from alice"}}

@@ -6,7 +6,9 @@ import time
 
 import pytest
 from h2.errors import ErrorCodes
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
+from websockets.headers import build_extension, parse_extension
 
 from edge import APP
 from http2 import STREAM_WINDOW, OnStream, http2, raw_websocket, websocket
@@ -248,6 +250,28 @@ async def test_messages_larger_than_a_window_pass_both_ways(start, room):
         ack = await socket.publish(room, data)
         assert ack.payload["duplicate"] is False
         assert (await socket.until("message")).data == data
+
+
+async def test_messages_are_compressed_as_over_http1(connection, edge, room):
+    """RFC 8441 §5: extensions are agreed on by the same header."""
+    offer = ClientPerMessageDeflateFactory()
+    offered = build_extension([(offer.name, offer.get_request_params())])
+    stream = await connection.connect("/v1/ws", sec_websocket_extensions=offered, **bearer(edge.token()))
+    [(name, agreed)] = parse_extension((await stream.headers())["sec-websocket-extensions"])
+    assert name == "permessage-deflate"
+    socket = Socket(OnStream(stream, offer.process_response_params(agreed, [])))
+    await socket.expect("connection_established")
+    await socket.join(room)
+    before, data = stream.received, "tide and time wait for nobody; " * 300
+    await socket.publish(room, data)
+    assert (await socket.until("message")).data == data
+    assert stream.received - before < len(data) / 4
+
+
+async def test_what_is_no_list_of_extensions_is_400(connection, edge):
+    stream = await connection.connect("/v1/ws", sec_websocket_extensions="=;,", **bearer(edge.token()))
+    assert (await stream.status(), (await refusal_of(stream)).reason) == (400, "malformed")
+    await alive(connection)
 
 
 async def test_a_message_too_large_is_4005(connection, edge, room):

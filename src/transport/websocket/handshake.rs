@@ -11,6 +11,7 @@ use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use uuid::Uuid;
 
+use super::extensions::{self, Deflate};
 use crate::auth::Identity;
 use crate::close::{Fault, Kind};
 use crate::config::AuthMode;
@@ -27,6 +28,8 @@ pub struct Upgrade {
     pub who: Result<Option<Arc<Identity>>, Fault>,
     /// What the query asks to join.
     pub opening: Result<Opening, Fault>,
+    /// How messages are compressed, if they are.
+    pub deflate: Option<Deflate>,
     /// It is `/echo`.
     pub echo: bool,
 }
@@ -58,8 +61,7 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
     let mut answer = Response::new(Body::EMPTY);
     *answer.status_mut() = switching.status();
     *answer.headers_mut() = switching.headers().clone();
-    let upgrade = agree(call, &mut answer, echo);
-    (answer, Some(upgrade))
+    agree(call, answer, echo)
 }
 
 /// Answers an extended `CONNECT`, the handshake of HTTP/2 (RFC 8441 §5): `:protocol` and the status stand for what
@@ -78,13 +80,15 @@ pub fn accept_stream(call: &Call, echo: bool) -> (Answer, Option<Upgrade>) {
         answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return (answer, None);
     }
-    let mut answer = Response::new(Body::EMPTY);
-    let upgrade = agree(call, &mut answer, echo);
-    (answer, Some(upgrade))
+    agree(call, Response::new(Body::EMPTY), echo)
 }
 
 /// What both handshakes have in common: who comes for what, and what `answer` says to the offers.
-fn agree(call: &Call, answer: &mut Answer, echo: bool) -> Upgrade {
+fn agree(call: &Call, mut answer: Answer, echo: bool) -> (Answer, Option<Upgrade>) {
+    let Ok(deflate) = deflate(call) else {
+        let fault = Fault::malformed("Sec-WebSocket-Extensions is no list of extensions");
+        return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
+    };
     let who = who(call);
     // Who is refused is not worth the reading of what it wants.
     let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
@@ -92,7 +96,10 @@ fn agree(call: &Call, answer: &mut Answer, echo: bool) -> Upgrade {
         let chosen = HeaderValue::from_static(SUBPROTOCOL);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
     }
-    Upgrade { client_id: call.connection, who, opening, echo }
+    if let Some(deflate) = deflate {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, deflate.answer());
+    }
+    (answer, Some(Upgrade { client_id: call.connection, who, opening, deflate, echo }))
 }
 
 fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
@@ -100,6 +107,14 @@ fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
         (None, AuthMode::Optional) => Ok(Some(Arc::new(Identity::guest_of_connection()))),
         (who, _) => Ok(who),
     }
+}
+
+fn deflate(call: &Call) -> Result<Option<Deflate>, extensions::Malformed> {
+    let compression = &call.edge.config.compression;
+    if !compression.enabled {
+        return Ok(None);
+    }
+    extensions::negotiate(&call.head.headers, compression.min_bytes)
 }
 
 /// RFC 6455 §4.2.1: a key that is 16 bytes in base64.
