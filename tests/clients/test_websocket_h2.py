@@ -428,7 +428,9 @@ async def test_a_drain_tells_every_session_before_the_connection_goes(start):
 
 async def test_the_drain_has_an_end_however_stubborn_a_client_is(start):
     channel = "chat:flood"
-    edge = start(listen={"drain": "1s"}, limits={"message_bytes": 200_000, "queue_bytes": 200_000})
+    # A drain waits for a write that is stuck, as everything does.
+    limits = {"message_bytes": 200_000, "queue_bytes": 200_000, "write_timeout": "2s"}
+    edge = start(listen={"drain": "1s"}, limits=limits)
     async with http2(edge) as connection:
         socket = await websocket(connection, edge.token())
         await socket.join(channel)
