@@ -426,6 +426,23 @@ async def test_a_drain_tells_every_session_before_the_connection_goes(start):
         assert time.monotonic() - began < 2 + 2
 
 
+async def test_the_drain_has_an_end_however_stubborn_a_client_is(start):
+    channel = "chat:flood"
+    # A drain waits for a write that is stuck, as everything does.
+    limits = {"message_bytes": 200_000, "queue_bytes": 200_000, "write_timeout": "2s"}
+    edge = start(listen={"drain": "1s"}, limits=limits)
+    async with http2(edge) as connection:
+        socket = await websocket(connection, edge.token())
+        await socket.join(channel)
+        socket.connection.stream.reads = False
+        await publish(edge, edge.token(), channel, *(["x" * 100_000] * 5))
+        edge.signal()
+        began = time.monotonic()
+        assert await asyncio.to_thread(edge.wait, 10) == 0
+        assert time.monotonic() - began < 1 + 3 + 1
+    assert not any("cut off" in line for line in edge.log)
+
+
 async def end_of(connection, socket):
     end = await socket.closed()
     return end, connection.goodbye, time.monotonic()
