@@ -9,5 +9,6 @@ pub mod feed;
 pub mod ledger;
 
 pub mod garbage;
+pub mod shapes;
 pub mod load;
 pub mod switching;

@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use super::accept::{Room, tune};
 use super::socket::Socket;
+use super::streams::Streams;
 use super::tls::Tls;
 use super::{proxy, router};
 use crate::close::{Fault, Kind};
@@ -233,7 +234,7 @@ async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) 
         let context = Arc::clone(&context);
         service_fn(move |request: Request<Incoming>| router::route(Arc::clone(&context), request))
     };
-    let connection = http2::Builder::new(Streams(tasks))
+    let connection = http2::Builder::new(Streams::new(&edge, tasks))
         .timer(TokioTimer::new())
         .keep_alive_interval(heartbeat.interval)
         .keep_alive_timeout(heartbeat.timeout)
@@ -396,20 +397,6 @@ fn overloaded() -> Fault {
     Fault::new(Kind::Overloaded, "this node has as many connections as it may")
         .with_limit("listen.max_connections")
         .with_retry_after(Duration::from_secs(5))
-}
-
-/// The streams of HTTP/2 connections are tasks of the server's tracker.
-#[derive(Clone)]
-struct Streams(TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Streams
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        self.0.spawn(stream);
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod proxy;
 mod router;
 mod running;
 mod socket;
+mod streams;
 mod tls;
 
 pub use running::{Running, StartError, run, start};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::http::HeaderValue;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, Version, header};
 use percent_encoding::percent_decode_str;
 
 use super::connection::Context;
@@ -14,11 +14,13 @@ use crate::channel::ChannelName;
 use crate::close::{Fault, Kind};
 use crate::demo;
 use crate::metrics::Transport;
-use crate::transport::http::{Answer, Body, Call, typed};
+use crate::transport::http::{self, Answer, Body, Call, STALL, typed};
 use crate::transport::{long_poll, rest, send, sse, websocket};
 
 /// What a path names.
 enum Route {
+    /// `*`: the server itself (RFC 9110 §9.3.7).
+    Server,
     WebSocket { echo: bool },
     Sse,
     Poll,
@@ -34,10 +36,10 @@ impl Route {
     /// The methods it knows, for `Allow` (RFC 9110 §10.2.1).
     const fn allow(&self) -> &'static str {
         match self {
-            Self::WebSocket { .. } | Self::Sse | Self::Poll => "GET, OPTIONS",
+            Self::WebSocket { .. } => "GET, OPTIONS",
+            Self::Sse | Self::Poll | Self::Presence(_) | Self::Demo(_) => "GET, HEAD, OPTIONS",
             Self::Send | Self::Tickets | Self::DemoToken => "POST, OPTIONS",
-            Self::Messages(_) => "GET, HEAD, POST, OPTIONS",
-            Self::Presence(_) | Self::Demo(_) => "GET, HEAD, OPTIONS",
+            Self::Messages(_) | Self::Server => "GET, HEAD, POST, OPTIONS",
         }
     }
 
@@ -67,7 +69,9 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         refusal: context.refusal.clone(),
         guesses: Arc::clone(&context.guesses),
     };
-    let mut answer = match find(&call) {
+    let well_formed = http::check(&call.head);
+    let is_formed = well_formed.is_ok();
+    let mut answer = match well_formed.and_then(|()| find(&call)) {
         Ok(route) if context.is_over() => call.refuse(route.transport(), &going_away(&context)),
         Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route),
         Ok(route) => match dispatch(&context, &mut call, &route, body).await {
@@ -88,7 +92,14 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     if call.head.method == Method::HEAD {
         withhold_body(&mut answer);
     }
+    if !is_formed && call.head.version < Version::HTTP_2 {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     answer.body_mut().set_serving(serving);
+    // Only an HTTP/2 stream has a task of its own, and one to watch over it.
+    if let Ok(stall) = STALL.try_with(Arc::clone) {
+        answer.body_mut().set_stall(stall);
+    }
     Ok(answer)
 }
 
@@ -108,7 +119,9 @@ async fn dispatch(
             Ok(answer)
         }
         Route::Sse if method == Method::GET => sse::open(call),
+        Route::Sse if method == Method::HEAD => sse::head(call),
         Route::Poll if method == Method::GET => long_poll::poll(call).await,
+        Route::Poll if method == Method::HEAD => long_poll::head(call),
         Route::Send if method == Method::POST => send::send(call, body).await,
         Route::Tickets if method == Method::POST => rest::ticket(call),
         Route::Messages(channel) if reads => rest::history(call, channel),
@@ -122,10 +135,10 @@ async fn dispatch(
 
 fn find(call: &Call) -> Result<Route, Fault> {
     let config = &call.edge.config;
-    call.check_host()?;
     let path = call.head.uri.path();
     let not_found = || Fault::new(Kind::NotFound, "no such resource");
     match path {
+        "*" => Ok(Route::Server),
         "/v1/ws" => Ok(Route::WebSocket { echo: false }),
         "/echo" if config.conformance.echo => Ok(Route::WebSocket { echo: true }),
         "/v1/sse" => Ok(Route::Sse),
@@ -179,7 +192,8 @@ fn page(asset: &demo::Asset) -> Answer {
 
 /// RFC 9110 §9.3.2: the headers of a GET, without its body.
 fn withhold_body(answer: &mut Answer) {
-    if let Some(length) = answer.body().size_hint().exact() {
+    // Where there is nothing to withhold nobody has asked for what a GET would say: its length is left out.
+    if let Some(length) = answer.body().size_hint().exact().filter(|length| *length > 0) {
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     answer.body_mut().withhold();

@@ -3,6 +3,7 @@
 
 mod stream;
 
+pub mod h2;
 mod http;
 mod sse;
 pub mod websocket;
