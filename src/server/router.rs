@@ -21,7 +21,9 @@ use crate::transport::{long_poll, rest, send, sse, websocket};
 enum Route {
     /// `*`: the server itself (RFC 9110 §9.3.7).
     Server,
-    WebSocket { echo: bool },
+    WebSocket {
+        echo: bool,
+    },
     Sse,
     Poll,
     Send,

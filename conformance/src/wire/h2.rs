@@ -124,8 +124,10 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// A SETTINGS frame.
 pub fn settings(parameters: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        parameters.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = parameters
+        .iter()
+        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+        .collect();
     frame(kind::SETTINGS, 0, 0, &payload)
 }
 

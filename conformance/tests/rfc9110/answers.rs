@@ -84,7 +84,12 @@ async fn section_15_refusals_are_problem_details() {
         ("no envelope", Request::post("/v1/send", &json!(1)).bearer(&good), 400, 4000),
         ("an unknown type", Request::post("/v1/send", &json!({"type": "x"})).bearer(&good), 400, 4000),
         ("too large", Request::post(messages, &big).bearer(&good), 413, 4005),
-        ("a page that may not", Request::get("/v1/poll?channels=a").bearer(&good).header("origin", "x://y"), 403, 4003),
+        (
+            "a page that may not",
+            Request::get("/v1/poll?channels=a").bearer(&good).header("origin", "x://y"),
+            403,
+            4003,
+        ),
         ("no handshake", Request::get("/v1/ws").bearer(&good), 426, 4000),
     ] {
         let mut connection = Connection::open(&edge.target).await.unwrap();

@@ -41,7 +41,10 @@ async fn preflights_say_what_may_be_sent() {
         assert_eq!(head.status, 204, "{path}");
         assert_eq!(head.header("access-control-allow-origin"), Some(PAGE), "{path}");
         assert_eq!(head.header("access-control-allow-credentials"), Some("true"), "{path}");
-        assert!(listed(&head, "access-control-allow-methods").contains(&method.to_ascii_lowercase()), "{path}");
+        assert!(
+            listed(&head, "access-control-allow-methods").contains(&method.to_ascii_lowercase()),
+            "{path}"
+        );
         let allowed = listed(&head, "access-control-allow-headers");
         assert!(headers.split(',').all(|name| allowed.iter().any(|it| it == name)), "{path}: {allowed:?}");
         // RFC 9110 §12.5.5: or a cache gives one page another's answer.
@@ -52,8 +55,12 @@ async fn preflights_say_what_may_be_sent() {
 #[tokio::test]
 async fn pages_elsewhere_are_told_nothing() {
     let edge = Edge::start(&settings()).await.unwrap();
-    for origin in ["https://elsewhere.example", "http://app.example.com", "https://app.example.com.evil.example", "null"]
-    {
+    for origin in [
+        "https://elsewhere.example",
+        "http://app.example.com",
+        "https://app.example.com.evil.example",
+        "null",
+    ] {
         for method in ["OPTIONS", "GET", "HEAD"] {
             let lines = format!("origin: {origin}\r\naccess-control-request-method: GET\r\n");
             let head = ask(&edge.target, method, "/v1/poll?channels=a", &lines).await;

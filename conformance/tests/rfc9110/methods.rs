@@ -34,8 +34,8 @@ fn settings() -> Settings {
 
 /// The head of the answer, lines in lower case, and what came behind it until the connection ended.
 async fn ask(target: &Target, method: &str, path: &str, lines: &str) -> (u16, String, Vec<u8>) {
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{lines}\r\n").into_bytes();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{lines}\r\n")
+        .into_bytes();
     let mut stream = target.connect(Dial::default()).await.unwrap();
     stream.write_all(&request).await.unwrap();
     let mut answer = Vec::new();
@@ -139,14 +139,19 @@ async fn section_9_3_2_head_of_what_lasts() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{path}: {:?}", begun.elapsed());
         assert_eq!((status, body.len()), (200, 0), "{path}");
         assert_eq!(field(&head, "content-type"), Some(content_type));
-        assert_eq!((field(&head, "content-length"), field(&head, "transfer-encoding")), (None, None), "{path}");
+        assert_eq!(
+            (field(&head, "content-length"), field(&head, "transfer-encoding")),
+            (None, None),
+            "{path}"
+        );
         // The connection goes on behind it.
         let bytes = format!("HEAD {path} HTTP/1.1\r\nhost: a\r\n\r\n{}", shapes::last());
         let answer = super::answers::text(&edge.target, bytes.as_bytes()).await;
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
     }
     // §9.2.1: safe. Nobody has joined, and nobody has been present.
-    let presence = connection.exchange(&Request::get("/v1/channels/a/presence")).await.unwrap().json().unwrap();
+    let presence =
+        connection.exchange(&Request::get("/v1/channels/a/presence")).await.unwrap().json().unwrap();
     // The guest of the first poll.
     assert_eq!(presence["total"], 1, "{presence}");
 }
@@ -157,7 +162,9 @@ async fn section_9_3_2_head_is_no_way_around() {
     let closed = Settings::open().set("channels.default.join", "granted");
     let edge = Edge::start(&closed).await.unwrap();
     let nobody = edge.target.tokens.mint(&json!({"sub": "nobody", "exp": 4_102_444_800_u64}));
-    for path in ["/v1/sse?channels=a", "/v1/poll?channels=a", "/v1/channels/a/messages", "/v1/channels/a/presence"] {
+    for path in
+        ["/v1/sse?channels=a", "/v1/poll?channels=a", "/v1/channels/a/messages", "/v1/channels/a/presence"]
+    {
         for (lines, expected) in [
             (String::new(), 401),
             ("authorization: Bearer nonsense\r\n".to_owned(), 401),

@@ -40,16 +40,20 @@ async fn section_9_3_persistence() {
 #[tokio::test]
 async fn section_9_6_tear_down() {
     let edge = Edge::start(&shapes::settings()).await.unwrap();
-    let shape = |name: &str, option: &str, right| Shape::new(name, get(&format!("connection: {option}\r\n")), right);
-    let report = shapes::judge(&edge.target, &[
-        // What comes behind a close is not read.
-        shape("close", "close", &[&[200]]),
-        shape("close in capitals", "Close", &[&[200]]),
-        shape("close among others", "foo, close, bar", &[&[200]]),
-        shape("close after keep-alive", "keep-alive\r\nconnection: close", &[&[200]]),
-        shape("keep-alive", "keep-alive", &[&[200, 200]]),
-        shape("something else", "x-close", &[&[200, 200]]),
-    ])
+    let shape =
+        |name: &str, option: &str, right| Shape::new(name, get(&format!("connection: {option}\r\n")), right);
+    let report = shapes::judge(
+        &edge.target,
+        &[
+            // What comes behind a close is not read.
+            shape("close", "close", &[&[200]]),
+            shape("close in capitals", "Close", &[&[200]]),
+            shape("close among others", "foo, close, bar", &[&[200]]),
+            shape("close after keep-alive", "keep-alive\r\nconnection: close", &[&[200]]),
+            shape("keep-alive", "keep-alive", &[&[200, 200]]),
+            shape("something else", "x-close", &[&[200, 200]]),
+        ],
+    )
     .await;
     assert!(report.is_empty(), "\n{report}");
     let answers = shapes::say(&edge.target, last().as_bytes()).await.unwrap();
@@ -149,11 +153,14 @@ async fn section_9_upgrades_that_are_not_known() {
     let edge = Edge::start(&shapes::settings()).await.unwrap();
     let h2c = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n";
     let tls = "connection: upgrade\r\nupgrade: TLS/1.2, HTTP/1.1\r\n";
-    let report = shapes::judge(&edge.target, &[
-        Shape::new("h2c", get(h2c), &[&[200, 200]]),
-        Shape::new("TLS", get(tls), &[&[200, 200]]),
-        Shape::new("h2c with a body", post(&format!("{h2c}content-length: 5\r\n"), BODY), &[&[201, 200]]),
-    ])
+    let report = shapes::judge(
+        &edge.target,
+        &[
+            Shape::new("h2c", get(h2c), &[&[200, 200]]),
+            Shape::new("TLS", get(tls), &[&[200, 200]]),
+            Shape::new("h2c with a body", post(&format!("{h2c}content-length: 5\r\n"), BODY), &[&[201, 200]]),
+        ],
+    )
     .await;
     assert!(report.is_empty(), "\n{report}");
 }

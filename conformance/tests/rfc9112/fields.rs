@@ -50,11 +50,13 @@ async fn section_5_2_line_folding() {
 async fn section_5_values_without_control_characters() {
     let mut shapes = Vec::new();
     for byte in (0..0x20).chain([0x7f]).filter(|byte| ![b'\t', b'\n', b'\r'].contains(byte)) {
-        let bytes = [b"GET /v1/channels/a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"].concat();
+        let bytes =
+            [b"GET /v1/channels/a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"].concat();
         shapes.push(Shape::new(format!("{byte:#04x} in a value"), bytes, BAD));
     }
     for byte in [b'\t', 0x80, 0xff] {
-        let bytes = [b"GET /v1/channels/a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"].concat();
+        let bytes =
+            [b"GET /v1/channels/a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"].concat();
         shapes.push(Shape::new(format!("{byte:#04x} in a value"), bytes, FINE));
     }
     judge(&shapes).await;
@@ -73,9 +75,11 @@ async fn section_5_4_field_limits() {
         Shape::new("a value of 200 KB", long(200_000), TOO_MUCH),
         Shape::new("a value of 2 MB", long(2_000_000), &[&[431], &[]]),
         Shape::new("a name of 200 KB", get(&format!("{}: y\r\n", "x".repeat(200_000))), TOO_MUCH),
-        Shape::new("a target of 200 KB", format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(200_000)), &[&[
-            414,
-        ], &[431]]),
+        Shape::new(
+            "a target of 200 KB",
+            format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(200_000)),
+            &[&[414], &[431]],
+        ),
         Shape::new("a line of 200 KB that never says what it is", "x".repeat(200_000), &[&[431], &[400]]),
     ])
     .await;

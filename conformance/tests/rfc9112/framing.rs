@@ -48,7 +48,8 @@ async fn section_6_1_transfer_encoding() {
     }
     shapes.push(Shape::new("a space before the colon", post("transfer-encoding : chunked\r\n", CHUNKS), BAD));
     // Other names are other headers.
-    let other = post("transfer_encoding: chunked\r\nx-transfer-encoding: chunked\r\ncontent-length: 5\r\n", BODY);
+    let other =
+        post("transfer_encoding: chunked\r\nx-transfer-encoding: chunked\r\ncontent-length: 5\r\n", BODY);
     shapes.push(Shape::new("nearly the name", other, FINE));
     judge(&shapes).await;
 }
@@ -60,16 +61,32 @@ async fn section_6_1_both_lengths() {
     // Read by its length, the body would end early and this be the next request.
     let hidden = format!("{CHUNKS}{}", post("content-length: 3\r\n", "666"));
     judge(&[
-        Shape::new("CL, TE", post("content-length: 5\r\ntransfer-encoding: chunked\r\n", CHUNKS), TAKEN_OR_REFUSED),
-        Shape::new("TE, CL", post("transfer-encoding: chunked\r\ncontent-length: 5\r\n", CHUNKS), TAKEN_OR_REFUSED),
-        Shape::new("CL.TE", post("content-length: 3\r\ntransfer-encoding: chunked\r\n", &hidden), TAKEN_OR_REFUSED),
+        Shape::new(
+            "CL, TE",
+            post("content-length: 5\r\ntransfer-encoding: chunked\r\n", CHUNKS),
+            TAKEN_OR_REFUSED,
+        ),
+        Shape::new(
+            "TE, CL",
+            post("transfer-encoding: chunked\r\ncontent-length: 5\r\n", CHUNKS),
+            TAKEN_OR_REFUSED,
+        ),
+        Shape::new(
+            "CL.TE",
+            post("content-length: 3\r\ntransfer-encoding: chunked\r\n", &hidden),
+            TAKEN_OR_REFUSED,
+        ),
         Shape::new(
             "TE.CL",
             post("transfer-encoding: chunked\r\ncontent-length: 200\r\n", &hidden),
             TAKEN_OR_REFUSED,
         ),
         Shape::new("CL, TE of nothing", post("content-length: 5\r\ntransfer-encoding:\r\n", BODY), BAD),
-        Shape::new("CL, TE identity", post("content-length: 5\r\ntransfer-encoding: identity\r\n", BODY), BAD),
+        Shape::new(
+            "CL, TE identity",
+            post("content-length: 5\r\ntransfer-encoding: identity\r\n", BODY),
+            BAD,
+        ),
     ])
     .await;
 }
@@ -105,7 +122,11 @@ async fn section_6_2_content_length() {
     // RFC 9110 §8.6: the same value twice may be taken for one.
     let twice = post("content-length: 5\r\ncontent-length: 5\r\n", BODY);
     shapes.push(Shape::new("twice the same", twice, &[&[201, 200], &[400]]));
-    shapes.push(Shape::new("a list of the same", post("content-length: 5, 5\r\n", BODY), &[&[201, 200], &[400]]));
+    shapes.push(Shape::new(
+        "a list of the same",
+        post("content-length: 5, 5\r\n", BODY),
+        &[&[201, 200], &[400]],
+    ));
     judge(&shapes).await;
 }
 
@@ -114,10 +135,16 @@ async fn section_6_3_message_body_length() {
     let hidden = post("content-length: 3\r\n", "666");
     judge(&[
         Shape::new("a body where none is expected", get("content-length: 5\r\n") + BODY, &[&[200, 200]]),
-        Shape::new("chunks where none are expected", get("transfer-encoding: chunked\r\n") + CHUNKS, &[&[200, 200]]),
-        Shape::new("a request as a body", get(&format!("content-length: {}\r\n", hidden.len())) + &hidden, &[&[
-            200, 200,
-        ]]),
+        Shape::new(
+            "chunks where none are expected",
+            get("transfer-encoding: chunked\r\n") + CHUNKS,
+            &[&[200, 200]],
+        ),
+        Shape::new(
+            "a request as a body",
+            get(&format!("content-length: {}\r\n", hidden.len())) + &hidden,
+            &[&[200, 200]],
+        ),
         Shape::new(
             "a request as the body of one that is refused",
             format!("FROB /v1/send HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{hidden}", hidden.len()),
@@ -128,7 +155,11 @@ async fn section_6_3_message_body_length() {
             format!("POST /nothing HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{hidden}", hidden.len()),
             &[&[404, 200]],
         ),
-        Shape::new("bytes after the body", post("content-length: 5\r\n", "12345\0\0\r\n\r\n"), &[&[201, 400]]),
+        Shape::new(
+            "bytes after the body",
+            post("content-length: 5\r\n", "12345\0\0\r\n\r\n"),
+            &[&[201, 400]],
+        ),
         // The empty line before a request is allowed (§2.2).
         Shape::new("a line end after the body", post("content-length: 5\r\n", "12345\r\n"), FINE),
         Shape::new("no length: no body", post("", ""), &[&[400, 200]]),
@@ -163,7 +194,11 @@ async fn section_8_incomplete_messages() {
         let most = Duration::from_secs(8);
         let answers = shapes::say_within(&edge.target, incomplete.as_bytes(), most).await.unwrap();
         assert!(answers.ended, "{incomplete:?}: still there");
-        assert!(matches!(answers.statuses()[..], [] | [400 | 408]), "{incomplete:?}: {:?}", answers.statuses());
+        assert!(
+            matches!(answers.statuses()[..], [] | [400 | 408]),
+            "{incomplete:?}: {:?}",
+            answers.statuses()
+        );
     }
     let history = get("").replace("presence", "messages");
     let bytes = [history, last()].concat();

@@ -32,8 +32,16 @@ async fn section_2_2_message_parsing() {
         shape("bare LF between headers", shapes::get("x: y\nz: w\r\n"), FINE),
         shape("bare CR in a value", shapes::get("x: y\rz: w\r\n"), BAD),
         shape("bare CR as line end", format!("GET {presence} HTTP/1.1\rhost: a\r\r\r\n"), BAD),
-        shape("whitespace before the first header", format!("GET {presence} HTTP/1.1\r\n host: a\r\n\r\n"), BAD),
-        shape("a byte that is no ASCII in the target", "GET /v1/\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n".into(), BAD),
+        shape(
+            "whitespace before the first header",
+            format!("GET {presence} HTTP/1.1\r\n host: a\r\n\r\n"),
+            BAD,
+        ),
+        shape(
+            "a byte that is no ASCII in the target",
+            "GET /v1/\u{e9} HTTP/1.1\r\nhost: a\r\n\r\n".into(),
+            BAD,
+        ),
         shape("a control character in the target", "GET /v1/\u{1} HTTP/1.1\r\nhost: a\r\n\r\n".into(), BAD),
     ])
     .await;

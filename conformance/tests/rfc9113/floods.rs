@@ -140,12 +140,16 @@ async fn streams_that_are_reset_at_once() {
     assert_calmed(&endure("rapid reset", Vec::new(), round, true).await);
 }
 
-/// The same with the server made to reset them (CVE-2025-8671): a window that overflows.
+/// The same with the server made to reset them (CVE-2025-8671): bodies that are longer than they said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_the_server_has_to_reset() {
     let round = |round: u32| {
         let streams = (0..100).map(|index| 1 + 2 * (round * 100 + index));
-        streams.flat_map(|stream| [post(stream), h2::window_update(stream, 0)].concat()).collect()
+        let lying = |stream| {
+            let head = headers(stream, 0, &fields("POST", MESSAGES, &[("content-length", "1")]));
+            [head, data(stream, 0, b"12345")].concat()
+        };
+        streams.flat_map(lying).collect()
     };
     assert_calmed(&endure("made to reset", Vec::new(), round, true).await);
 }

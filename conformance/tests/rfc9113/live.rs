@@ -64,7 +64,9 @@ async fn polls_are_answered_by_the_first_message() {
     // They wait, and the connection does not.
     alive(&mut h2).await;
     sleep(Duration::from_millis(300)).await;
-    h2.write(&[post(201), data(201, flag::END_STREAM, b"\"through the same connection\"")].concat()).await.unwrap();
+    h2.write(&[post(201), data(201, flag::END_STREAM, b"\"through the same connection\"")].concat())
+        .await
+        .unwrap();
     let mut answers = 0;
     while answers < 50 {
         answers += until(&mut h2, |frame| {

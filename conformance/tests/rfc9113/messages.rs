@@ -1,10 +1,11 @@
-//! §8: requests as header blocks. Malformed is a stream error of type PROTOCOL_ERROR (§8.1.1), or a 400.
+//! §8: requests as header blocks. Malformed is a stream error of type PROTOCOL_ERROR (§8.1.1), which may be treated as
+//! one of the connection (§5.4.1), or a 400.
 
 use conformance::wire::h2::code::{CANCEL, ENHANCE_YOUR_CALM, PROTOCOL_ERROR};
 use conformance::wire::h2::{self, flag, kind};
 
 use super::Outcome::{GoAway, Reset, Status};
-use super::{Case, MESSAGES, PATH, case, data, fields, headers, judge, post};
+use super::{Case, MESSAGES, PATH, TRAILERS, case, data, fields, headers, judge, post};
 
 const END: u8 = flag::END_STREAM;
 const METHOD: (&str, &str) = (":method", "GET");
@@ -17,7 +18,7 @@ fn asked(name: &str, fields: &[(&str, &str)], right: super::Outcome) -> Case {
 }
 
 fn malformed(name: &str, fields: &[(&str, &str)]) -> Case {
-    asked(name, fields, Reset(PROTOCOL_ERROR)).or(Status(400))
+    asked(name, fields, Reset(PROTOCOL_ERROR)).or(Status(400)).or(GoAway(PROTOCOL_ERROR))
 }
 
 /// A request with one field that may or may not be.
@@ -43,7 +44,8 @@ async fn section_8_2_1_field_validity() {
     ] {
         let block = h2::block(&with((name, value)));
         let frame = h2::frame(kind::HEADERS, END | flag::END_HEADERS, 1, &block);
-        cases.push(case(format!("{name:?}: {value:?}"), frame, Reset(PROTOCOL_ERROR)).or(Status(400)));
+        let malformed = case(format!("{name:?}: {value:?}"), frame, Reset(PROTOCOL_ERROR)).or(Status(400));
+        cases.push(malformed.or(GoAway(PROTOCOL_ERROR)));
     }
     let frame = headers(1, END, &fields("GET", PATH, &[("x", "y\u{e9}z")]));
     cases.push(case("a value that is no ASCII", frame, Status(200)));
@@ -108,7 +110,11 @@ async fn section_8_3_1_authority_and_host() {
         malformed("a path", &request("localhost/x", &[])),
         malformed("another scheme", &[METHOD, (":scheme", "ftp"), AUTHORITY, TARGET]),
         malformed("an asterisk for GET", &[METHOD, SCHEME, AUTHORITY, (":path", "*")]),
-        asked("an asterisk for OPTIONS", &[(":method", "OPTIONS"), SCHEME, AUTHORITY, (":path", "*")], Status(204)),
+        asked(
+            "an asterisk for OPTIONS",
+            &[(":method", "OPTIONS"), SCHEME, AUTHORITY, (":path", "*")],
+            Status(204),
+        ),
         asked("HEAD", &[(":method", "HEAD"), SCHEME, AUTHORITY, TARGET], Status(200)),
         asked("HEAD of an event stream", &fields("HEAD", "/v1/sse?channels=a", &[]), Status(200)),
         asked("another method", &fields("PUT", PATH, &[]), Status(405)),
@@ -127,12 +133,18 @@ async fn section_8_1_1_content_length() {
         case("more than said", post("4", &[data(1, END, b"12345")]), Reset(PROTOCOL_ERROR)),
         case("less than said", post("6", &[data(1, END, b"12345")]), Reset(PROTOCOL_ERROR)),
         case("more in pieces", post("4", &[data(1, 0, b"12"), data(1, END, b"345")]), Reset(PROTOCOL_ERROR)),
-        case("less, with trailers", post("6", &[data(1, 0, b"12345"), headers(1, END, &[("x", "y")])]), Reset(
-            PROTOCOL_ERROR,
-        )),
+        case(
+            "less, with trailers",
+            post("6", &[data(1, 0, b"12345"), headers(1, END, &[("x", "y")])]),
+            Reset(PROTOCOL_ERROR),
+        ),
         case("no number", post("5x", &[data(1, END, b"12345")]), Reset(PROTOCOL_ERROR)).or(Status(400)),
         case("a sign", post("+5", &[data(1, END, b"12345")]), Reset(PROTOCOL_ERROR)).or(Status(400)),
-        case("no body", headers(1, END, &fields("POST", MESSAGES, &[("content-length", "5")])), Reset(PROTOCOL_ERROR)),
+        case(
+            "no body",
+            headers(1, END, &fields("POST", MESSAGES, &[("content-length", "5")])),
+            Reset(PROTOCOL_ERROR),
+        ),
     ])
     .await;
 }
@@ -147,8 +159,9 @@ async fn section_8_1_trailers() {
         // They never become headers: neither a token nor a length.
         case("a bad token", trailed(&[("authorization", "Bearer x")], END), Status(201)),
         case("without an end", trailed(&[("x-t", "y")], 0), Reset(PROTOCOL_ERROR)),
-        case("pseudo-fields", trailed(&[(":path", "/")], END), Reset(PROTOCOL_ERROR)),
-        case("upper case", trailed(&[("X-T", "y")], END), Reset(PROTOCOL_ERROR)),
+        case("pseudo-fields", trailed(&[(":path", "/")], END), Reset(PROTOCOL_ERROR))
+            .but(Status(201), TRAILERS),
+        case("upper case", trailed(&[("X-T", "y")], END), Reset(PROTOCOL_ERROR)).or(GoAway(PROTOCOL_ERROR)),
         case("trailers alone", [post(1), headers(1, END, &[("x-t", "y")])].concat(), Status(400)),
     ])
     .await;
@@ -158,8 +171,12 @@ async fn section_8_1_trailers() {
 #[tokio::test]
 async fn section_8_5_connect() {
     judge(&[
-        case("CONNECT", headers(1, 0, &[(":method", "CONNECT"), (":authority", "localhost:80")]), Status(404))
-            .or(Status(405)),
+        case(
+            "CONNECT",
+            headers(1, 0, &[(":method", "CONNECT"), (":authority", "localhost:80")]),
+            Status(404),
+        )
+        .or(Status(405)),
         malformed("CONNECT with a path", &[(":method", "CONNECT"), AUTHORITY, SCHEME, TARGET]),
         malformed("CONNECT without authority", &[(":method", "CONNECT")]),
     ])
@@ -178,7 +195,10 @@ async fn section_8_1_field_section_size() {
         large.extend(h2::frame(kind, first | last, 1, piece));
     }
     judge(&[
-        case("180 KB", large, Status(431)).or(Reset(PROTOCOL_ERROR)).or(Reset(CANCEL)).or(GoAway(ENHANCE_YOUR_CALM)),
+        case("180 KB", large, Status(431))
+            .or(Reset(PROTOCOL_ERROR))
+            .or(Reset(CANCEL))
+            .or(GoAway(ENHANCE_YOUR_CALM)),
         case("1,000 fields", headers(1, END, &fields("GET", PATH, &[("x", "y"); 400])), Status(200)),
     ])
     .await;

@@ -32,7 +32,11 @@ async fn section_5_1_half_closed_remote() {
         assert_eq!(status(&mut h2, 1).await, 200);
         h2.write(&bytes).await.unwrap();
         let outcome = super::outcome(&mut h2).await;
-        let right = if name == "CONTINUATION" { [PROTOCOL_ERROR, PROTOCOL_ERROR] } else { [STREAM_CLOSED, PROTOCOL_ERROR] };
+        let right = if name == "CONTINUATION" {
+            [PROTOCOL_ERROR, PROTOCOL_ERROR]
+        } else {
+            [STREAM_CLOSED, PROTOCOL_ERROR]
+        };
         let is_right = right.iter().any(|code| outcome == GoAway(*code))
             || (outcome == Reset(STREAM_CLOSED) && name != "CONTINUATION");
         assert!(is_right, "{name}: {outcome:?}");
@@ -60,7 +64,9 @@ async fn section_5_1_closed() {
         h2.write(&get(1)).await.unwrap();
         assert_eq!(status(&mut h2, 1).await, 200);
         body(&mut h2, 1).await;
-        h2.write(&[bytes, super::ping()].concat()).await.unwrap();
+        // A ping may be answered before a reset is said.
+        let ping = if right.contains(&Ignored) { super::ping() } else { Vec::new() };
+        h2.write(&[bytes, ping].concat()).await.unwrap();
         let outcome = super::outcome(&mut h2).await;
         assert!(right.contains(&outcome), "{name}: {outcome:?} instead of {right:?}");
     }
@@ -71,7 +77,8 @@ async fn section_5_1_1_stream_identifiers() {
     judge(&[
         case("an even one", get(2), GoAway(PROTOCOL_ERROR)),
         case("a gap", [get(1), get(99)].concat(), Status(200)),
-        case("one that was passed over", [post(5), post(3)].concat(), GoAway(PROTOCOL_ERROR)).or(GoAway(STREAM_CLOSED)),
+        case("one that was passed over", [post(5), post(3)].concat(), GoAway(PROTOCOL_ERROR))
+            .or(GoAway(STREAM_CLOSED)),
     ])
     .await;
 }
@@ -111,7 +118,9 @@ async fn section_8_1_an_answer_before_the_end_of_the_request() {
     h2.write(&headers(1, 0, &fields("POST", super::MESSAGES, &length))).await.unwrap();
     assert_eq!(status(&mut h2, 1).await, 413);
     body(&mut h2, 1).await;
-    let code = until(&mut h2, |frame| (frame.kind == kind::RST_STREAM && frame.stream == 1).then(|| frame.number(0)));
+    let code = until(&mut h2, |frame| {
+        (frame.kind == kind::RST_STREAM && frame.stream == 1).then(|| frame.number(0))
+    });
     assert_eq!(code.await, NO_ERROR);
     // What was on its way is no error.
     h2.write(&data(1, 0, &[b'1'; 1000])).await.unwrap();

@@ -52,6 +52,10 @@ fn check_target(head: &Parts) -> Result<(), Fault> {
     if uri.scheme().is_none() && uri.authority().is_some() && head.method != Method::CONNECT {
         return Err(Fault::malformed("a target that is only an authority is for CONNECT"));
     }
+    // RFC 9112 §3.2.3, RFC 9113 §8.5.
+    if uri.authority().is_none() && head.method == Method::CONNECT {
+        return Err(Fault::malformed("a CONNECT without an authority"));
+    }
     if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(Fault::malformed("the target's scheme is neither http nor https"));
     }
@@ -156,10 +160,14 @@ mod tests {
 
     #[test]
     fn a_host_is_a_host() {
-        for good in ["", "localhost", "a.b:1", "a:", "[::1]", "[::1]:443", "a,b", "a_b", "%41", "1.2.3.4:65536"] {
+        for good in
+            ["", "localhost", "a.b:1", "a:", "[::1]", "[::1]:443", "a,b", "a_b", "%41", "1.2.3.4:65536"]
+        {
             assert!(is_host(good), "{good}");
         }
-        for bad in ["a b", "a/b", "u@h", "a:b", "http://a", "a?b", "a#b", "[::1", "[x]", "[::1]x", "%4", "a:1:2"] {
+        for bad in
+            ["a b", "a/b", "u@h", "a:b", "http://a", "a?b", "a#b", "[::1", "[x]", "[::1]x", "%4", "a:1:2"]
+        {
             assert!(!is_host(bad), "{bad}");
         }
     }
@@ -189,6 +197,7 @@ mod tests {
             ("GET", "*", Err(Kind::Malformed)),
             ("GET", "a:1", Err(Kind::Malformed)),
             ("CONNECT", "a:1", Ok(())),
+            ("CONNECT", "/", Err(Kind::Malformed)),
             ("GET", "ftp://a/", Err(Kind::Malformed)),
             ("GET", "/\u{e9}", Err(Kind::Malformed)),
             ("GET", "/?\u{e9}", Err(Kind::Malformed)),
