@@ -61,6 +61,10 @@ impl Route {
 /// Never: what goes wrong is an answer.
 pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let serving = context.in_flight.begin();
+    if context.h2 {
+        // In HTTP/1 each waits for the one before it anyway.
+        context.in_flight.room(context.edge.config.limits.queue_bytes).await;
+    }
     let (head, body) = request.into_parts();
     let mut call = Call {
         edge: Arc::clone(&context.edge),

@@ -47,9 +47,16 @@ impl Body {
         self.serving = Some(serving);
     }
 
-    /// Notes in `stall` when a piece waits for the client.
+    /// Gives its bytes away piece by piece, and notes in `stall` when one waits for the client.
     pub fn set_stall(&mut self, stall: Arc<Stall>) {
         self.stall = Some(stall);
+        self.count_waiting();
+    }
+
+    fn count_waiting(&mut self) {
+        if let (Content::Full(bytes), Some(serving)) = (&self.content, &mut self.serving) {
+            serving.set_waiting(bytes.as_ref().map_or(0, Bytes::len));
+        }
     }
 
     /// Takes the bytes away: RFC 9110 §9.3.2, a `HEAD`.
@@ -83,6 +90,7 @@ impl hyper::body::Body for Body {
         };
         if let (Poll::Ready(Some(_)), Some(stall)) = (&chunk, &this.stall) {
             stall.begin();
+            this.count_waiting();
         }
         chunk.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }
