@@ -9,6 +9,7 @@ pub mod feed;
 pub mod ledger;
 
 pub mod garbage;
+pub mod h2spec;
 pub mod shapes;
 pub mod load;
 pub mod switching;
