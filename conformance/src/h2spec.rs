@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 /// Cases in the suite, the strict ones included; fewer were not run.
 pub const CASES: usize = 146;
 /// A resource that reads bodies and whose answer to a `GET` ends: what the suite's cases take for granted.
-pub const RESOURCE: &str = "/v1/channels/h2spec/messages";
+const RESOURCE: &str = "/v1/channels/h2spec/messages";
+/// Where it resets a stream and looks what becomes of frames on it, the answer must not have been faster.
+const STATES: &str = "http2/5.1";
 
 /// Section and name of a case.
 pub type Case = (String, String);
@@ -17,16 +19,29 @@ pub type Case = (String, String);
 /// What a report says: whether each case has passed.
 pub type Verdicts = BTreeMap<Case, bool>;
 
-/// Runs the whole suite against a server that speaks TLS, and reads its report.
+/// Runs the whole suite against a server that speaks TLS. `slow` is a path whose `GET` is answered after a second.
 ///
 /// # Errors
 /// When the suite does not run, or leaves no report.
-pub fn run(h2spec: &Path, server: SocketAddr, report: &Path) -> std::io::Result<Verdicts> {
+pub fn run(h2spec: &Path, server: SocketAddr, slow: &str, folder: &Path) -> std::io::Result<Verdicts> {
+    let mut verdicts = run_sections(h2spec, server, RESOURCE, &[], &folder.join("all.xml"))?;
+    verdicts.extend(run_sections(h2spec, server, slow, &[STATES], &folder.join("states.xml"))?);
+    Ok(verdicts)
+}
+
+fn run_sections(
+    h2spec: &Path,
+    server: SocketAddr,
+    path: &str,
+    sections: &[&str],
+    report: &Path,
+) -> std::io::Result<Verdicts> {
     // It exits with 1 when a case has failed, which the report tells better.
     Command::new(h2spec)
-        .args(["--strict", "--tls", "--insecure", "--timeout", "5", "--path", RESOURCE])
+        .args(["--strict", "--tls", "--insecure", "--timeout", "5", "--path", path])
         .args(["--host", &server.ip().to_string(), "--port", &server.port().to_string(), "--junit-report"])
         .arg(report)
+        .args(sections)
         .stdin(Stdio::null())
         .status()?;
     Ok(read(&std::fs::read_to_string(report)?))
