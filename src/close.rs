@@ -31,7 +31,7 @@ pub enum Kind {
     MethodNotAllowed,
     /// The resource speaks WebSocket only (HTTP only, RFC 9110 §15.5.22).
     UpgradeRequired,
-    /// A `CONNECT` to anything but a WebSocket (HTTP only, RFC 9110 §15.6.2).
+    /// Something of HTTP that the edge has no use for (HTTP only, RFC 9110 §15.6.2).
     NotImplemented,
     /// No token came, or none in time.
     AuthenticationRequired,

@@ -11,5 +11,7 @@ pub mod polled;
 pub mod room;
 
 pub mod garbage;
+pub mod h2spec;
+pub mod shapes;
 pub mod load;
 pub mod switching;

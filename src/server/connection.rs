@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::accept::{Places, Room, admit, tune};
 use super::socket::Socket;
-use super::stream::Streams;
+use super::streams::Streams;
 use super::tls::Tls;
 use super::{proxy, router};
 use crate::close::Fault;
@@ -231,7 +231,7 @@ async fn serve_http2(stream: Stream, context: Arc<Context>) {
         let context = Arc::clone(&context);
         service_fn(move |request: Request<Incoming>| router::route(Arc::clone(&context), request))
     };
-    let connection = http2::Builder::new(Streams(context.places.tasks.clone()))
+    let connection = http2::Builder::new(Streams::new(&edge, context.places.tasks.clone()))
         .timer(TokioTimer::new())
         // RFC 8441 §3: browsers then open WebSockets on a connection that they have.
         .enable_connect_protocol()

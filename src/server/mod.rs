@@ -7,7 +7,8 @@ mod proxy;
 mod router;
 mod running;
 mod socket;
-mod stream;
+mod streams;
 mod tls;
+mod websocket_stream;
 
 pub use running::{Running, StartError, run, start};

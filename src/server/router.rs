@@ -7,21 +7,25 @@ use std::sync::Arc;
 use hyper::body::{Body as _, Incoming};
 use hyper::ext::Protocol;
 use hyper::http::HeaderValue;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, Version, header};
 use percent_encoding::percent_decode_str;
 
 use super::connection::Context;
-use super::stream;
+use super::websocket_stream;
 use crate::channel::ChannelName;
 use crate::close::{Fault, Kind};
 use crate::demo;
 use crate::metrics::Transport;
-use crate::transport::http::{Answer, Body, Call, typed};
+use crate::transport::http::{self, Answer, Body, Call, STALL, typed};
 use crate::transport::{long_poll, rest, send, sse, websocket};
 
 /// What a path names.
 enum Route {
-    WebSocket { echo: bool },
+    /// `*`: the server itself (RFC 9110 §9.3.7).
+    Server,
+    WebSocket {
+        echo: bool,
+    },
     Sse,
     Poll,
     Send,
@@ -37,10 +41,10 @@ impl Route {
     const fn allow(&self, h2: bool) -> &'static str {
         match self {
             Self::WebSocket { .. } if h2 => "CONNECT, OPTIONS",
-            Self::WebSocket { .. } | Self::Sse | Self::Poll => "GET, OPTIONS",
+            Self::WebSocket { .. } => "GET, OPTIONS",
+            Self::Sse | Self::Poll | Self::Presence(_) | Self::Demo(_) => "GET, HEAD, OPTIONS",
             Self::Send | Self::Tickets | Self::DemoToken => "POST, OPTIONS",
-            Self::Messages(_) => "GET, HEAD, POST, OPTIONS",
-            Self::Presence(_) | Self::Demo(_) => "GET, HEAD, OPTIONS",
+            Self::Messages(_) | Self::Server => "GET, HEAD, POST, OPTIONS",
         }
     }
 
@@ -60,6 +64,10 @@ impl Route {
 /// Never: what goes wrong is an answer.
 pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let serving = context.in_flight.begin();
+    if context.h2 {
+        // In HTTP/1 each waits for the one before it anyway.
+        context.in_flight.room(context.edge.config.limits.queue_bytes).await;
+    }
     let (head, body) = request.into_parts();
     let mut call = Call {
         edge: Arc::clone(&context.edge),
@@ -70,7 +78,9 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         refusal: context.refusal.clone(),
         guesses: Arc::clone(&context.guesses),
     };
-    let mut answer = match find(&call) {
+    let well_formed = http::check(&call.head);
+    let is_formed = well_formed.is_ok();
+    let mut answer = match well_formed.and_then(|()| find(&call)) {
         Ok(route) if context.is_over() => call.refuse(route.transport(), &going_away(&context)),
         Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route, context.h2),
         Ok(route) => match dispatch(&context, &mut call, &route, body).await {
@@ -93,7 +103,14 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     if call.head.method == Method::HEAD {
         withhold_body(&mut answer);
     }
+    if !is_formed && call.head.version < Version::HTTP_2 {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     answer.body_mut().set_serving(serving);
+    // Only an HTTP/2 stream has a task of its own, and one to watch over it.
+    if let Ok(stall) = STALL.try_with(Arc::clone) {
+        answer.body_mut().set_stall(stall);
+    }
     Ok(answer)
 }
 
@@ -107,7 +124,7 @@ async fn dispatch(
     let reads = method == Method::GET || method == Method::HEAD;
     match route {
         Route::WebSocket { echo } if context.h2 && method == Method::CONNECT => {
-            stream::open(context, call, *echo)
+            websocket_stream::open(context, call, *echo)
         }
         Route::WebSocket { .. } if context.h2 && method == Method::GET => {
             let how = "over HTTP/2 a WebSocket is an extended CONNECT (RFC 8441)";
@@ -120,7 +137,9 @@ async fn dispatch(
             Ok(answer)
         }
         Route::Sse if method == Method::GET => sse::open(call),
+        Route::Sse if method == Method::HEAD => sse::head(call),
         Route::Poll if method == Method::GET => long_poll::poll(call).await,
+        Route::Poll if method == Method::HEAD => long_poll::head(call),
         Route::Send if method == Method::POST => send::send(call, body).await,
         Route::Tickets if method == Method::POST => rest::ticket(call),
         Route::Messages(channel) if reads => rest::history(call, channel),
@@ -134,7 +153,6 @@ async fn dispatch(
 
 fn find(call: &Call) -> Result<Route, Fault> {
     let config = &call.edge.config;
-    call.check_host()?;
     if call.head.method == Method::CONNECT && call.head.extensions.get::<Protocol>().is_none() {
         // RFC 9110 §9.3.6, §15.6.2: whatever it names.
         return Err(Fault::new(Kind::NotImplemented, "this is no proxy"));
@@ -142,6 +160,7 @@ fn find(call: &Call) -> Result<Route, Fault> {
     let path = call.head.uri.path();
     let not_found = || Fault::new(Kind::NotFound, "no such resource");
     match path {
+        "*" => Ok(Route::Server),
         "/v1/ws" => Ok(Route::WebSocket { echo: false }),
         "/echo" if config.conformance.echo => Ok(Route::WebSocket { echo: true }),
         "/v1/sse" => Ok(Route::Sse),
@@ -195,7 +214,8 @@ fn page(asset: &demo::Asset) -> Answer {
 
 /// RFC 9110 §9.3.2: the headers of a GET, without its body.
 fn withhold_body(answer: &mut Answer) {
-    if let Some(length) = answer.body().size_hint().exact() {
+    // Where there is nothing to withhold nobody has asked for what a GET would say: its length is left out.
+    if let Some(length) = answer.body().size_hint().exact().filter(|length| *length > 0) {
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     answer.body_mut().withhold();

@@ -14,13 +14,13 @@ use tokio::time::Sleep;
 /// The socket.
 pub struct Socket {
     tcp: TcpStream,
-    stall: Stall,
+    clock: WriteClock,
 }
 
 impl Socket {
     /// Watches over the writes of `tcp`.
     pub fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
-        Self { tcp, stall: Stall::new(write_timeout) }
+        Self { tcp, clock: WriteClock::new(write_timeout) }
     }
 
     /// The TCP socket, for what comes before the first write.
@@ -30,13 +30,13 @@ impl Socket {
 }
 
 /// The clock: how long writes have been making no progress.
-pub struct Stall {
+pub struct WriteClock {
     write_timeout_ms: u32,
     /// Runs only while a write waits, so that an idle connection has no timer.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Stall {
+impl WriteClock {
     /// A clock that does not run yet.
     pub fn new(write_timeout: Duration) -> Self {
         let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
@@ -69,7 +69,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write(context, bytes);
-        this.stall.watch(context, write)
+        this.clock.watch(context, write)
     }
 
     fn poll_write_vectored(
@@ -79,7 +79,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write_vectored(context, slices);
-        this.stall.watch(context, write)
+        this.clock.watch(context, write)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
-use super::http::{Answer, Call, json};
+use super::http::{Answer, Call, Opening, json};
 use super::{Caller, Subscriptions};
 use crate::close::Fault;
 use crate::metrics::Transport;
@@ -24,14 +24,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// # Errors
 /// The refusal.
 pub async fn poll(call: &Call) -> Result<Answer, Fault> {
-    let caller = call.caller(Transport::Poll)?;
+    let (caller, opening) = admit(call)?;
     let edge = &caller.edge;
-    edge.quotas.of(&caller.who).request()?;
-    let opening = call.opening()?;
     let patience = patience(call.query().number("wait")?);
-    if opening.joins.is_empty() {
-        return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
-    }
     let _active = edge.metrics.connection(Transport::Poll);
     let mut subscriptions = Subscriptions::new();
     let joined = caller.join_all(&mut subscriptions, &opening, Lease::Poll);
@@ -67,6 +62,28 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
 /// How long to wait, if so many seconds were asked for.
 fn patience(wait: Option<u64>) -> Duration {
     Duration::from_secs(wait.unwrap_or(WAIT_SECONDS).min(WAIT_SECONDS_MAX))
+}
+
+/// Answers `HEAD /v1/poll` at once, whatever its cursor: what a `GET` would be told, without being present.
+///
+/// # Errors
+/// The refusal.
+pub fn head(call: &Call) -> Result<Answer, Fault> {
+    let (caller, opening) = admit(call)?;
+    call.query().number("wait")?;
+    opening.joins.iter().try_for_each(|join| caller.may_join(&join.channel))?;
+    Ok(json(StatusCode::OK, Bytes::new()))
+}
+
+/// Who asks, and for what.
+fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
+    let caller = call.caller(Transport::Poll)?;
+    caller.edge.quotas.of(&caller.who).request()?;
+    let opening = call.opening()?;
+    if opening.joins.is_empty() {
+        return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
+    }
+    Ok((caller, opening))
 }
 
 fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<Bytes>) -> Result<(), Fault> {

@@ -245,7 +245,11 @@ impl Caller {
         })
     }
 
-    fn may_join(&self, channel: &ChannelName) -> Result<(), Fault> {
+    /// Whether the caller may join the channel; asked by what does not join.
+    ///
+    /// # Errors
+    /// [`Kind::Forbidden`].
+    pub fn may_join(&self, channel: &ChannelName) -> Result<(), Fault> {
         if self.who.may_join(channel, self.edge.hub.settings(channel)) {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use hyper::{Response, Version, header};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::http::{Answer, Body, Call, Content};
+use super::http::{Answer, Body, Call, Content, Opening};
 use super::{Caller, Edge, Event, Subscriptions};
 use crate::close::{Fault, Kind};
 use crate::envelope;
@@ -30,12 +30,7 @@ const BATCH_BYTES: usize = 16 * 1024;
 /// # Errors
 /// The refusal.
 pub fn open(call: &Call) -> Result<Answer, Fault> {
-    let caller = call.caller(Transport::Sse)?;
-    caller.edge.quotas.of(&caller.who).request()?;
-    let opening = call.opening()?;
-    if opening.joins.is_empty() {
-        return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
-    }
+    let (caller, opening) = admit(call)?;
     let mut subscriptions = Subscriptions::new();
     let mut head = format!("retry: {RETRY_MS}\n\n").into_bytes();
     push_event(&mut head, None, &Caller::established(&caller.edge, caller.client_id, Some(&caller.who)));
@@ -45,11 +40,33 @@ pub fn open(call: &Call) -> Result<Answer, Fault> {
         push_event(&mut head, Some(&cursor), &joined?);
     }
     caller.edge.metrics.sent(Transport::Sse, 1 + opening.joins.len() as u64);
-    let mut answer = Response::new(Body::from(Content::Events(Box::new(SseBody::new(
-        caller,
-        subscriptions,
-        head.into(),
-    )))));
+    let body = Content::Events(Box::new(SseBody::new(caller, subscriptions, head.into())));
+    Ok(answer(call, body.into()))
+}
+
+/// Answers `HEAD /v1/sse`: what a `GET` would be told, without a subscription and without being present.
+///
+/// # Errors
+/// The refusal.
+pub fn head(call: &Call) -> Result<Answer, Fault> {
+    let (caller, opening) = admit(call)?;
+    opening.joins.iter().try_for_each(|join| caller.may_join(&join.channel))?;
+    Ok(answer(call, Body::EMPTY))
+}
+
+/// Who asks, and for what.
+fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
+    let caller = call.caller(Transport::Sse)?;
+    caller.edge.quotas.of(&caller.who).request()?;
+    let opening = call.opening()?;
+    if opening.joins.is_empty() {
+        return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
+    }
+    Ok((caller, opening))
+}
+
+fn answer(call: &Call, body: Body) -> Answer {
+    let mut answer = Response::new(body);
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -59,7 +76,7 @@ pub fn open(call: &Call) -> Result<Answer, Fault> {
         // RFC 9112 §9.3: what has no length ends with its connection. Hyper keeps alive what says 1.1.
         *answer.version_mut() = Version::HTTP_10;
     }
-    Ok(answer)
+    answer
 }
 
 /// The stream of one subscriber.

@@ -178,6 +178,16 @@ impl Edge {
         Ok(begun.elapsed())
     }
 
+    /// Tells the started server to go, as an operator would: SIGTERM.
+    ///
+    /// # Errors
+    /// When there is no `kill`, or nobody to be told.
+    pub fn terminate(&self) -> std::io::Result<()> {
+        let pid = self.child.as_ref().map(Child::id).ok_or(std::io::ErrorKind::NotFound)?;
+        let told = Command::new("kill").arg("-TERM").arg(pid.to_string()).status()?;
+        if told.success() { Ok(()) } else { Err(std::io::Error::other("kill failed")) }
+    }
+
     /// The last lines of its log, for a report.
     pub fn log_tail(&self) -> String {
         let log = self.log.lock();

@@ -172,6 +172,11 @@ impl Connection {
         &mut self.stream
     }
 
+    /// Whether everything that has come was made use of.
+    pub fn has_read_all(&self) -> bool {
+        self.input.is_empty()
+    }
+
     /// Gives the bytes below away; what was read and not used is lost, as in a cut.
     pub fn into_stream(self) -> Stream {
         self.stream

@@ -3,6 +3,7 @@
 
 mod stream;
 
+pub mod h2;
 mod http;
 pub mod event_source;
 mod raw_events;

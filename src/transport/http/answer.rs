@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,10 +11,14 @@ use hyper::http::HeaderValue;
 use hyper::{HeaderMap, Response, StatusCode, header};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use super::{Call, Serving};
+use super::{Call, Serving, Stall};
 use crate::close::{Fault, Kind};
 use crate::envelope;
 use crate::transport::sse::SseBody;
+
+/// Bytes of a finished answer that are given to an HTTP/2 stream at once: a frame (RFC 9113 §4.2). The rest waits
+/// here, where it can be dropped, until the client has room.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// Any answer.
 pub type Answer = Response<Body>;
@@ -22,6 +27,7 @@ pub type Answer = Response<Body>;
 pub struct Body {
     content: Content,
     serving: Option<Serving>,
+    stall: Option<Arc<Stall>>,
 }
 
 /// What a body holds.
@@ -34,11 +40,23 @@ pub enum Content {
 
 impl Body {
     /// No bytes.
-    pub const EMPTY: Self = Self { content: Content::Full(None), serving: None };
+    pub const EMPTY: Self = Self { content: Content::Full(None), serving: None, stall: None };
 
     /// Counts as being served until this body has ended.
     pub fn set_serving(&mut self, serving: Serving) {
         self.serving = Some(serving);
+    }
+
+    /// Gives its bytes away piece by piece, and notes in `stall` when one waits for the client.
+    pub fn set_stall(&mut self, stall: Arc<Stall>) {
+        self.stall = Some(stall);
+        self.count_waiting();
+    }
+
+    fn count_waiting(&mut self) {
+        if let (Content::Full(bytes), Some(serving)) = (&self.content, &mut self.serving) {
+            serving.set_waiting(bytes.as_ref().map_or(0, Bytes::len));
+        }
     }
 
     /// Takes the bytes away: RFC 9110 §9.3.2, a `HEAD`.
@@ -49,7 +67,7 @@ impl Body {
 
 impl From<Content> for Body {
     fn from(content: Content) -> Self {
-        Self { content, serving: None }
+        Self { content, serving: None, stall: None }
     }
 }
 
@@ -61,10 +79,19 @@ impl hyper::body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let chunk = match &mut self.get_mut().content {
+        let this = self.get_mut();
+        if let Some(stall) = &this.stall {
+            stall.end();
+        }
+        let chunk = match &mut this.content {
+            Content::Full(bytes) if this.stall.is_some() => Poll::Ready(take_piece(bytes)),
             Content::Full(bytes) => Poll::Ready(bytes.take()),
             Content::Events(events) => events.poll_chunk(context),
         };
+        if let (Poll::Ready(Some(_)), Some(stall)) = (&chunk, &this.stall) {
+            stall.begin();
+            this.count_waiting();
+        }
         chunk.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }
 
@@ -82,6 +109,13 @@ impl hyper::body::Body for Body {
             }
             Content::Events(_) => SizeHint::default(),
         }
+    }
+}
+
+fn take_piece(bytes: &mut Option<Bytes>) -> Option<Bytes> {
+    match bytes {
+        Some(rest) if rest.len() > PIECE_BYTES => Some(rest.split_to(PIECE_BYTES)),
+        _ => bytes.take(),
     }
 }
 

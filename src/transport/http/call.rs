@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::http::request::Parts;
-use hyper::{Method, Version, header};
+use hyper::{Method, header};
 use tracing::warn;
 use uuid::Uuid;
 
+use super::form;
 use crate::auth::{self, AuthError, Identity, Origin, Source};
 use crate::channel::{ChannelName, Epoch, Position};
 use crate::close::{Fault, Kind};
@@ -92,25 +93,7 @@ impl Call {
 
     /// From which page.
     pub fn origin(&self) -> Origin<'_> {
-        let host = self.head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let authority = match self.head.version {
-            // RFC 9113 §8.3.1: `:authority` stands for Host.
-            Version::HTTP_2 => self.head.uri.authority().map(hyper::http::uri::Authority::as_str).or(host),
-            _ => host,
-        };
-        self.edge.origins.judge(&self.head.headers, authority, self.tls)
-    }
-
-    /// An HTTP/1.1 request names one host (RFC 9112 §3.2): the rule of the own origin compares with it.
-    ///
-    /// # Errors
-    /// Malformed.
-    pub fn check_host(&self) -> Result<(), Fault> {
-        let hosts = self.head.headers.get_all(header::HOST).iter().count();
-        match self.head.version {
-            Version::HTTP_11 if hosts != 1 => Err(Fault::malformed("the request has not one Host")),
-            _ => Ok(()),
-        }
+        self.edge.origins.judge(&self.head.headers, form::authority(&self.head), self.tls)
     }
 
     /// Whether the answer goes to an `EventSource`, which gives up for good on any status but 200.

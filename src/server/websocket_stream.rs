@@ -13,14 +13,14 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::DropGuard;
 use tracing::debug;
 use uuid::Uuid;
 
 use super::accept::{admit, overloaded};
-use super::connection::{Context, LINGER};
-use super::socket::Stall;
+use super::connection::Context;
+use super::socket::WriteClock;
+use super::streams::LET_GO;
 use crate::close::Fault;
 use crate::metrics::Stage;
 use crate::quota::IpPermit;
@@ -32,50 +32,13 @@ use crate::transport::websocket::{self, Session, Upgrade};
 /// 128 KB that a client does not take, beside `limits.queue_bytes`. That is what the kernel may hold for a socket.
 const WRITE_BYTES: usize = 16 * 1024;
 
-tokio::task_local! {
-    /// In the task of a stream: cancelled when the WebSocket that it has become lets go of it.
-    static LET_GO: CancellationToken;
-}
-
-/// Runs what hyper serves an HTTP/2 connection with, as tasks of the server's tracker.
-#[derive(Clone)]
-pub struct Streams(pub TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for Streams
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        match LET_GO.try_with(Clone::clone) {
-            Err(_) => drop(self.0.spawn(LET_GO.scope(CancellationToken::new(), task))),
-            // Begun by a stream's own task: the half that writes for the WebSocket that it has become.
-            Ok(let_go) => drop(self.0.spawn(write_until(let_go, task))),
-        }
-    }
-}
-
-/// Writes until all is written, or the session has gone and the client does not take the rest. What is dropped then
-/// resets the stream with `CANCEL`, the abort of a TCP connection (RFC 8441 §5); hyper alone would wait for as long
-/// as the client keeps its window closed.
-async fn write_until(let_go: CancellationToken, write: impl Future<Output = ()>) {
-    let gone = async {
-        let_go.cancelled().await;
-        // Boxed: a timer that an idle session has no use for.
-        Box::pin(tokio::time::sleep(LINGER)).await;
-    };
-    tokio::select! {
-        () = write => {}
-        () = gone => {}
-    }
-}
-
 /// Answers an extended `CONNECT`, and begins the session that its stream becomes.
 ///
 /// # Errors
 /// There is no place for it, not even to be told so over a WebSocket.
 ///
 /// # Panics
-/// Never: hyper serves a request in its stream's task, which [`Streams`] has begun.
+/// Never: hyper serves a request in its stream's task, which [`Streams`](super::streams::Streams) has begun.
 pub fn open(context: &Arc<Context>, call: &mut Call, echo: bool) -> Result<Answer, Fault> {
     let edge = &context.edge;
     let room = context.places.take().ok_or_else(overloaded)?;
@@ -144,13 +107,13 @@ async fn begin(
 /// A stream, with the bounds and the clock of a socket.
 struct Stream<S = TokioIo<Upgraded>> {
     io: S,
-    stall: Stall,
+    clock: WriteClock,
     _let_go: DropGuard,
 }
 
 impl<S> Stream<S> {
     fn new(io: S, write_timeout: Duration, let_go: DropGuard) -> Self {
-        Self { io, stall: Stall::new(write_timeout), _let_go: let_go }
+        Self { io, clock: WriteClock::new(write_timeout), _let_go: let_go }
     }
 }
 
@@ -169,14 +132,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         let this = self.get_mut();
         let piece = &bytes[..bytes.len().min(WRITE_BYTES)];
         let write = Pin::new(&mut this.io).poll_write(task, piece);
-        this.stall.watch(task, write)
+        this.clock.watch(task, write)
     }
 
     fn poll_flush(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // Waits until hyper has room for another piece, so it can be stuck as well.
         let flush = Pin::new(&mut this.io).poll_flush(task);
-        this.stall.watch(task, flush)
+        this.clock.watch(task, flush)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
@@ -188,9 +151,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
 mod tests {
     use std::future::{pending, poll_fn};
 
-    use hyper::rt::Executor as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -232,27 +195,5 @@ mod tests {
         assert!(!let_go.is_cancelled());
         drop(stream);
         assert!(let_go.is_cancelled());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_writes_for_a_session_has_a_moment_after_its_end() {
-        let streams = Streams(TaskTracker::new());
-        let ended = CancellationToken::new();
-        let (within, tasks) = (streams.clone(), streams.0.clone());
-        let let_go = ended.clone();
-        streams.execute(async move {
-            // As hyper does it: the stream's task begins the writer, and ends.
-            within.execute(pending());
-            let token = LET_GO.with(Clone::clone);
-            let_go.cancelled().await;
-            token.cancel();
-        });
-        tasks.close();
-        tokio::time::sleep(Duration::from_mins(1)).await;
-        assert_eq!(tasks.len(), 2, "it writes for as long as the session lives");
-        ended.cancel();
-        let began = Instant::now();
-        tasks.wait().await;
-        assert_eq!(began.elapsed().as_secs(), LINGER.as_secs());
     }
 }
