@@ -21,6 +21,8 @@ pub use suite::{Agent, Suite, SuiteError};
 
 /// More slow cases than that are not run again: this is no stall of the machine, or not one to judge anything by.
 const REPEATED_MAX: usize = 20;
+/// How long nothing is said of where it is.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Findings of one kind that are shown.
 const SHOWN: usize = 40;
 
@@ -101,7 +103,7 @@ pub async fn check(
     // All of them by its own word for it, so that a case that it has and we don't is seen.
     let all = plan.cases == *expected.cases();
     let cases = if all { vec!["*".to_owned()] } else { plan.cases.iter().map(ToString::to_string).collect() };
-    suite.run(agent, &cases, &folder, plan.within, sections(&agent.name), &mut alive).await?;
+    suite.run(agent, &cases, &folder, plan.within, progress(&agent.name), &mut alive).await?;
     let report = Report::read(&folder, &agent.name)?;
     let mut findings = report.findings(expected, &plan.cases);
 
@@ -201,15 +203,17 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Says which section has begun, for whoever waits.
-fn sections(agent: &str) -> impl FnMut(&str) + Send + use<> {
-    let (agent, mut now) = (agent.to_owned(), None);
+/// Says where the suite is, for whoever waits: when a section begins, and now and then.
+fn progress(agent: &str) -> impl FnMut(&str) + Send + use<> {
+    let (agent, mut said) = (agent.to_owned(), None);
     move |line| {
         let case = line.strip_prefix("Running test case ID ").and_then(|rest| rest.split(' ').next());
-        let section = case.and_then(|case| case.parse::<CaseId>().ok()).map(|case| case.section());
-        if section.is_some() && section != now {
-            now = section;
-            eprintln!("{agent}: section {}", section.unwrap_or_default());
+        let Some(case) = case.and_then(|case| case.parse::<CaseId>().ok()) else { return };
+        let due = said
+            .is_none_or(|(section, at): (u16, Instant)| section != case.section() || at.elapsed() > SILENCE);
+        if due {
+            eprintln!("{agent}: at {case}");
+            said = Some((case.section(), Instant::now()));
         }
     }
 }
