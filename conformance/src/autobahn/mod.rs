@@ -19,8 +19,11 @@ pub use expected::{Exception, Expected, ExpectedError, Outcome};
 pub use report::{Ended, Finding, Report, ReportError, Row};
 pub use suite::{Agent, Suite, SuiteError};
 
-/// More slow cases than that are not run again: this is no stall of the machine, or not one to judge anything by.
-const REPEATED_MAX: usize = 20;
+/// The most that is put down to a stall of the machine. What takes longer is not run again: it need not happen every
+/// time to be true.
+const STALL: Duration = Duration::from_secs(3);
+/// More slow cases than that are not run again either: a machine stalls once, or is not one to judge anything by.
+const REPEATED_MAX: usize = 3;
 /// How long nothing is said of where it is.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Findings of one kind that are shown.
@@ -86,8 +89,8 @@ impl Plan {
     }
 }
 
-/// Runs the plan's cases against one agent and judges the report. A case that was right but slow runs once more by
-/// itself, so that a stall of the machine is no finding; one that waits for a timer of the suite is slow again.
+/// Runs the plan's cases against one agent and judges the report. A few cases that were right but a little slow run
+/// once more by themselves, so that a stall of the machine is no finding; what waits for a timer is slow again.
 ///
 /// # Errors
 /// [`CheckError`] when there is nothing to be judged.
@@ -107,11 +110,14 @@ pub async fn check(
     let report = Report::read(&folder, &agent.name)?;
     let mut findings = report.findings(expected, &plan.cases);
 
-    let slow = |finding: &Finding| {
-        if let Finding::Slow { milliseconds, .. } = finding { Some(*milliseconds) } else { None }
+    let stalled = |finding: &Finding| match finding {
+        Finding::Slow { milliseconds, .. } if u128::from(*milliseconds) <= STALL.as_millis() => {
+            Some(*milliseconds)
+        }
+        _ => None,
     };
     let mut repeated: BTreeMap<CaseId, u64> =
-        findings.iter().filter_map(|(case, finding)| Some((case.clone(), slow(finding)?))).collect();
+        findings.iter().filter_map(|(case, finding)| Some((case.clone(), stalled(finding)?))).collect();
     if repeated.len() > REPEATED_MAX {
         repeated.clear();
     }
