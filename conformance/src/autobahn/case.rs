@@ -60,10 +60,16 @@ impl FromStr for Pattern {
 
 impl fmt::Display for CaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, number) in self.0.iter().enumerate() {
-            write!(f, "{}{number}", if nth > 0 { "." } else { "" })?;
-        }
-        Ok(())
+        let numbers: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&numbers.join("."))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts =
+            self.0.iter().map(|part| part.map_or_else(|| "*".to_owned(), |number| number.to_string()));
+        f.write_str(&parts.collect::<Vec<_>>().join("."))
     }
 }
 

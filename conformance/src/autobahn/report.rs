@@ -117,7 +117,7 @@ impl Report {
     /// All that is not as it should be, where these cases were to run.
     pub fn findings(&self, expected: &Expected, wanted: &BTreeSet<CaseId>) -> BTreeMap<CaseId, Finding> {
         let judged = wanted.iter().filter_map(|case| Some((case.clone(), self.finding(expected, case)?)));
-        let unknown = self.0.keys().filter(|case| !wanted.contains(case));
+        let unknown = self.0.keys().filter(|case| !expected.cases().contains(case));
         judged.chain(unknown.map(|case| (case.clone(), Finding::Unknown))).collect()
     }
 
@@ -179,7 +179,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("did not run"),
-            Self::Unknown => f.write_str("ran, but is none of the cases that were to run"),
+            Self::Unknown => f.write_str("ran, but is none of the cases in expected.json"),
             Self::Otherwise { wanted, reason: None, found } => write!(f, "{found}; expected {wanted}"),
             Self::Otherwise { wanted, reason: Some(reason), found } => {
                 write!(f, "{found}; expected.json excuses it as {wanted} ({reason})")

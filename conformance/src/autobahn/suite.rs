@@ -88,7 +88,7 @@ impl Suite {
             return Err(SuiteError::Installer);
         }
         let wstest = folder.join("wstest");
-        let wstest = wstest.canonicalize().map_err(|source| problem(wstest.display(), source))?;
+        let wstest = wstest.canonicalize().map_err(|source| problem(wstest.display().to_string(), source))?;
         Ok(Self { wstest })
     }
 
@@ -106,7 +106,7 @@ impl Suite {
         progress: impl FnMut(&str) + Send + 'static,
         alive: impl FnMut() -> bool,
     ) -> Result<(), SuiteError> {
-        let problem = |source| problem(folder.display(), source);
+        let problem = |source| problem(folder.display().to_string(), source);
         std::fs::create_dir_all(folder).map_err(problem)?;
         let folder = &folder.canonicalize().map_err(problem)?;
         // Without a server it would leave the report of an earlier run as its own.
@@ -126,8 +126,8 @@ impl Suite {
     }
 }
 
-fn problem(what: impl ToString, source: std::io::Error) -> SuiteError {
-    SuiteError::Io { what: what.to_string(), source }
+fn problem(what: impl Into<String>, source: std::io::Error) -> SuiteError {
+    SuiteError::Io { what: what.into(), source }
 }
 
 fn specification(agent: &Agent, cases: &[String], folder: &Path) -> Value {

@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         _ => &["*".parse()?],
     };
     let cases = Plan::choose(&expected, patterns)
-        .map_err(|pattern| anyhow::anyhow!("none of the suite's cases is {pattern:?}"))?;
+        .map_err(|pattern| anyhow::anyhow!("none of the suite's cases is {pattern}"))?;
 
     let begun = Instant::now();
     let mut problems = Vec::new();

@@ -71,9 +71,9 @@ async fn section_5_2_reserved_bits_need_an_extension() {
     let edge = edge().await;
     for bits in 1..8 {
         for first in [TEXT, BINARY, PING, PONG, super::CLOSE] {
-            refused(&edge, "a reserved bit", &frame(first | bits << 4, b""), PROTOCOL_ERROR).await;
+            refused(&edge, "a reserved bit", &frame(first | (bits << 4), b""), PROTOCOL_ERROR).await;
         }
-        let later = [frame(opcode::TEXT, b"a"), frame(LAST | bits << 4, b"b")].concat();
+        let later = [frame(opcode::TEXT, b"a"), frame(LAST | (bits << 4), b"b")].concat();
         refused(&edge, "a reserved bit on a continuation", &later, PROTOCOL_ERROR).await;
     }
 }
@@ -103,7 +103,7 @@ async fn section_5_2_lengths_are_in_the_shortest_form() {
 #[tokio::test]
 async fn section_5_2_the_top_bit_of_a_length_is_zero() {
     let edge = edge().await;
-    for length in [1_u64 << 63, u64::MAX, 1 << 63 | 5] {
+    for length in [1_u64 << 63, u64::MAX, (1 << 63) | 5] {
         let long = [&[0x80 | 127], &length.to_be_bytes()[..]].concat();
         refused(&edge, "a length with its top bit set", &header(TEXT, &long), PROTOCOL_ERROR).await;
     }

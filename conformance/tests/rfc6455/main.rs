@@ -103,8 +103,11 @@ impl Opening {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
-        format!("{}\r\n{}\r\n", self.line, headers.collect::<String>()).into_bytes()
+        let mut text = self.line.clone() + "\r\n";
+        for (name, value) in &self.headers {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        (text + "\r\n").into_bytes()
     }
 
     async fn answer(&self, edge: &Edge) -> Answer {
