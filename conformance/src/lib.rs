@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod polled;
 pub mod room;
 
+pub mod autobahn;
 pub mod garbage;
 pub mod h2spec;
 pub mod shapes;
