@@ -7,6 +7,7 @@ pub mod wire;
 pub mod envelope;
 pub mod feed;
 pub mod ledger;
+pub mod traffic;
 
 pub mod garbage;
 pub mod load;

@@ -157,26 +157,29 @@ def documented(exchange: Exchange, admin: bool) -> tuple[dict, dict | None, str 
     item = OPENAPI["paths"][path] if path else {}
     method = "get" if exchange.method == "HEAD" else exchange.method.lower()
     operation = item.get(method)
-    # What holds for every resource, and for what is none.
-    common = {400: "Malformed", 404: "NotFound", 503: "TryAgainLater"}
-    if operation is not None:
-        common = {405: "MethodNotAllowed"} if exchange.method == "HEAD" else {}
-    elif path is not None:
-        common |= {405: "MethodNotAllowed", 403: "Forbidden"}
-        if exchange.method == "OPTIONS" and not admin:
-            common[204] = "Options"
     if operation is not None and str(exchange.status) in operation["responses"]:
         return resolve(operation["responses"][str(exchange.status)]), operation, path
-    if operation is not None and "development" in operation["tags"]:
+    # What holds for every resource, and for what is none.
+    common = {400: "Malformed", 501: "NotImplemented", 503: "TryAgainLater"}
+    if path is None or "development" in tags_of(item):
         common[404] = "NotFound"
+    if path is not None and (operation is None or exchange.method == "HEAD"):
+        common |= {405: "MethodNotAllowed", 403: "Forbidden"}
+    if exchange.method == "OPTIONS" and (path is not None or exchange.target == "*") and not admin:
+        common[204] = "Options"
     if exchange.status not in common:
         raise OffTheDocument(f"{exchange}: openapi.yaml has no such status for {path}")
     return components[common[exchange.status]], None, path
 
 
+def tags_of(item: dict) -> set[str]:
+    return {tag for operation in item.values() if "tags" in operation for tag in operation["tags"]}
+
+
 def check_headers(exchange: Exchange, response: dict) -> None:
+    sent = {name.lower(): value for name, value in exchange.headers.items()}
     for name, header in response.get("headers", {}).items():
-        header, value = resolve(header), exchange.headers.get(name)
+        header, value = resolve(header), sent.get(name.lower())
         if value is None:
             if header.get("required"):
                 raise OffTheDocument(f"{exchange}: no {name}")

@@ -1,4 +1,5 @@
-"""Holds recorded traffic against the documents: `python traffic.py FOLDER`, with files of one JSON object a line.
+"""Holds recorded traffic against the documents: `python traffic.py FOLDER`, with files of one JSON object a line, such as
+the conformance checks leave in `CONFORMANCE_TRAFFIC`.
 
     {"said": ENVELOPE}       the server said it
     {"asked": ENVELOPE}      a client said it, and meant it to be right
@@ -10,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from documents import Exchange, OffTheDocument, accepts, check_exchange, check_said
+from documents import Exchange, OffTheDocument, accepts, check_exchange, check_said, find_path
 
 
 def check_line(line: str) -> str:
@@ -26,8 +27,10 @@ def check_line(line: str) -> str:
                 raise OffTheDocument(f"a client says what the schema does not take: {line[:1000]}")
             return f"asked {value['type']}"
         case "exchange":
-            check_exchange(Exchange(**value))
-            return f"{value['method']} {value['target'].partition('?')[0]}"
+            # A record does not say which listener it was; what only the other one has is 404.
+            admin = value["status"] != 404 and find_path(value["target"], admin=True) is not None
+            check_exchange(Exchange(**value), admin)
+            return f"{value['method']} {find_path(value['target'], admin)} {value['status']}"
     raise OffTheDocument(f"a record of no kind: {line[:200]}")
 
 
