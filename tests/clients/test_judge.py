@@ -81,6 +81,7 @@ RIGHT = [
     ("HEAD", MESSAGES, httpx.Response(200, headers=HEADERS | {"Content-Type": "application/json"})),
     ("GET", "/v1/poll?channels=a", httpx.Response(200, json=POLL, headers=HEADERS)),
     ("GET", "/v1/nothing", httpx.Response(404, json=NOT_FOUND, headers=PROBLEM_TYPE)),
+    ("GET", "/v1/poll", httpx.Response(431)),
     ("PUT", "/v1/poll", httpx.Response(405, json=NO_METHOD, headers=PROBLEM_TYPE | {"Allow": "GET"})),
 ]
 WRONG = {
@@ -96,6 +97,7 @@ WRONG = {
     "path": ("GET", "/v1/nothing", httpx.Response(200, json={})),
     "path of the other listener": ("GET", "/livez", httpx.Response(200, text="ok", headers=HEADERS)),
     "problem": ("GET", "/v1/nothing", httpx.Response(404, json=PROBLEM, headers=PROBLEM_TYPE)),
+    "431 with a body": ("GET", "/v1/poll", httpx.Response(431, text="too long")),
     "no Allow": ("PUT", "/v1/poll", httpx.Response(405, json=NO_METHOD, headers=PROBLEM_TYPE)),
 }
 
