@@ -45,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Rates.
     pub quota: Quota,
+    /// Compressed WebSocket messages.
+    pub compression: Compression,
     /// WebSocket pings.
     pub heartbeat: Heartbeat,
     /// Settings of namespaces, `default` for all others.
@@ -253,6 +255,22 @@ impl Default for Quota {
             requests_per_connection_per_minute: 1200,
             sends_per_server_per_second: 10_000,
         }
+    }
+}
+
+/// `[compression]`: permessage-deflate (RFC 7692).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compression {
+    /// Whether it is agreed to when a client offers it.
+    pub enabled: bool,
+    /// Shorter messages are sent as they are.
+    pub min_bytes: u16,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { enabled: true, min_bytes: 512 }
     }
 }
 

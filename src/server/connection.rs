@@ -169,7 +169,7 @@ async fn connect(
     let (upgrade, stream, unread) = serve_http1(stream, context).await?;
     edge.metrics.handshake(Stage::WebSocket, true);
     if upgrade.echo {
-        websocket::echo(&edge, stream, unread, upgrade.who.err()).await;
+        websocket::echo(&edge, stream, unread, upgrade).await;
         return None;
     }
     let session = Session::begin(&edge, upgrade, stream, &unread);

@@ -28,7 +28,7 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     let edge = &caller.edge;
     edge.quotas.of(&caller.who).request()?;
     let opening = call.opening()?;
-    let wait = call.query().number("wait")?.unwrap_or(WAIT_SECONDS).min(WAIT_SECONDS_MAX);
+    let patience = patience(call.query().number("wait")?);
     if opening.joins.is_empty() {
         return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
     }
@@ -43,8 +43,9 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
             envelopes.push(joined);
         }
     }
+    subscriptions.turn_by_cursors();
     read(&caller, &mut subscriptions, &mut envelopes)?;
-    let mut deadline = Instant::now() + Duration::from_secs(wait);
+    let mut deadline = Instant::now() + patience;
     if let Some(left) = caller.who.expires_in() {
         // The next poll is then refused.
         deadline = deadline.min(Instant::now() + left);
@@ -61,6 +62,11 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     }
     edge.metrics.sent(Transport::Poll, envelopes.len() as u64);
     Ok(json(StatusCode::OK, body(&envelopes, &subscriptions.cursor_string(Some(edge.node)))))
+}
+
+/// How long to wait, if so many seconds were asked for.
+fn patience(wait: Option<u64>) -> Duration {
+    Duration::from_secs(wait.unwrap_or(WAIT_SECONDS).min(WAIT_SECONDS_MAX))
 }
 
 fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<Bytes>) -> Result<(), Fault> {
@@ -96,4 +102,18 @@ fn body(envelopes: &[Bytes], cursor: &str) -> Vec<u8> {
     body.extend_from_slice(cursor.as_bytes());
     body.extend_from_slice(b"\"}");
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_waits_25_seconds_unless_told_and_60_at_most() {
+        for (wait, seconds) in
+            [(None, 25), (Some(0), 0), (Some(60), 60), (Some(61), 60), (Some(u64::MAX), 60)]
+        {
+            assert_eq!(patience(wait), Duration::from_secs(seconds), "{wait:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::http::HeaderValue;
-use hyper::{Response, header};
+use hyper::{Response, Version, header};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -55,6 +55,10 @@ pub fn open(call: &Call) -> Result<Answer, Fault> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     // nginx and those who follow it would hold events back.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if call.head.version == Version::HTTP_10 {
+        // RFC 9112 §9.3: what has no length ends with its connection. Hyper keeps alive what says 1.1.
+        *answer.version_mut() = Version::HTTP_10;
+    }
     Ok(answer)
 }
 

@@ -8,6 +8,7 @@ import pytest
 
 from chromium import chromium
 from documents import definition, hold
+from forwarder import MESSAGES, cut_now_and_then, forwarder
 from transports import publish, websocket
 
 
@@ -54,7 +55,10 @@ async def test_a_websocket_of_a_page_chats(page_edge, site, room, tmp_path):
         """)
         await page.wait_for("got.some((envelope) => envelope.type === 'room_joined')")
         assert await page.evaluate("socket.protocol") == "tidegate.v1.json"
+        assert await page.evaluate("socket.extensions.split(';')[0]") == "permessage-deflate"
         assert await page.evaluate("got[0].payload.user_id") == "alice"
+        await bob.publish(room, "much " * 1000)
+        await page.wait_for("got.some((envelope) => envelope.payload.data === 'much '.repeat(1000))")
         await bob.publish(room, "from bob")
         await page.wait_for("got.some((envelope) => envelope.payload.data === 'from bob')")
         message = {"type": "message", "payload": {"channel": room, "data": "from alice"}}
@@ -133,6 +137,28 @@ async def test_an_event_source_goes_on_by_itself_after_a_restart(start, site, ro
             "got.filter(({ envelope }) => envelope.type === 'message').map((m) => m.envelope.payload.data)"
         )
         assert data == ["before", "after"]
+
+
+async def test_an_event_source_that_is_cut_off_comes_back_to_its_place(page_edge, site, room, tmp_path):
+    edge = page_edge
+    async with chromium(tmp_path) as browser, forwarder(edge) as road:
+        page = await browser.page(site["allowed"])
+        # It repeats the whole URL: what `history` asks for must not come again.
+        url = f"https://{road.address}/v1/sse?channels={room}&history=5&token={edge.token()}"
+        await page.run(f"""
+            window.source = new EventSource({js(url)});
+            window.joined = 0;
+            window.got = [];
+            source.onmessage = ({{ data }}) => {{
+                const {{ type, payload }} = JSON.parse(data);
+                if (type === "room_joined") joined += 1;
+                if (type === "message") got.push(payload.data);
+            }};
+        """)
+        await page.wait_for("joined === 1")
+        await cut_now_and_then(edge, room, road, lambda count: page.wait_for(f"got.length >= {count}", seconds=20))
+        assert await page.evaluate("got") == list(range(MESSAGES))
+        assert await page.evaluate("joined") == 4
 
 
 async def test_fetch_of_a_page_polls_publishes_and_reads_refusals(page_edge, site, room, tmp_path):

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::Request;
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use uuid::Uuid;
 
+use super::extensions::{self, Deflate};
 use crate::auth::Identity;
 use crate::close::{Fault, Kind};
 use crate::config::AuthMode;
@@ -26,6 +28,8 @@ pub struct Upgrade {
     pub who: Result<Option<Arc<Identity>>, Fault>,
     /// What the query asks to join.
     pub opening: Result<Opening, Fault>,
+    /// How messages are compressed, if they are.
+    pub deflate: Option<Deflate>,
     /// It is `/echo`.
     pub echo: bool,
 }
@@ -54,16 +58,23 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
             return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
         }
     };
+    let Ok(deflate) = deflate(call) else {
+        let fault = Fault::malformed("Sec-WebSocket-Extensions is no list of extensions");
+        return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
+    };
     let who = who(call);
     // Who is refused is not worth the reading of what it wants.
     let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
-    let upgrade = Upgrade { client_id: call.connection, who, opening, echo };
+    let upgrade = Upgrade { client_id: call.connection, who, opening, deflate, echo };
     let mut answer = Response::new(Body::EMPTY);
     *answer.status_mut() = switching.status();
     *answer.headers_mut() = switching.headers().clone();
     if offers_subprotocol(call) {
         let chosen = HeaderValue::from_static(SUBPROTOCOL);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+    }
+    if let Some(deflate) = deflate {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, deflate.answer());
     }
     (answer, Some(upgrade))
 }
@@ -75,11 +86,25 @@ fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
     }
 }
 
+fn deflate(call: &Call) -> Result<Option<Deflate>, extensions::Malformed> {
+    let compression = &call.edge.config.compression;
+    if !compression.enabled {
+        return Ok(None);
+    }
+    extensions::negotiate(&call.head.headers, compression.min_bytes)
+}
+
+/// Takes a key whose last bits are not zero: that of RFC 6455 §4.1's own example is one.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
 /// RFC 6455 §4.2.1: a key that is 16 bytes in base64.
 fn has_key(call: &Call) -> bool {
     let mut keys = call.head.headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else { return false };
-    STANDARD.decode(key).is_ok_and(|key| key.len() == 16)
+    BASE64.decode(key).is_ok_and(|key| key.len() == 16)
 }
 
 fn offers_subprotocol(call: &Call) -> bool {
