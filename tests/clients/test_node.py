@@ -30,4 +30,4 @@ async def test_ws_from_npm(edge, tmp_path):
     assert process.returncode == 0, out.decode()
     seen, problems = check_file(tmp_path / "traffic.jsonl")
     assert not problems, problems[:5]
-    assert seen["said message"] == seen["asked message"] == 100
+    assert min(seen["said message"], seen["asked message"]) >= 100
