@@ -31,6 +31,8 @@ pub enum Kind {
     MethodNotAllowed,
     /// The resource speaks WebSocket only (HTTP only, RFC 9110 §15.5.22).
     UpgradeRequired,
+    /// A `CONNECT` to anything but a WebSocket (HTTP only, RFC 9110 §15.6.2).
+    NotImplemented,
     /// No token came, or none in time.
     AuthenticationRequired,
     /// A token or ticket came and is not good.
@@ -76,6 +78,7 @@ impl Kind {
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::UpgradeRequired => "upgrade_required",
+            Self::NotImplemented => "not_implemented",
             Self::AuthenticationRequired => "authentication_required",
             Self::AuthenticationFailed => "authentication_failed",
             Self::OriginNotAllowed => "origin_not_allowed",
@@ -99,6 +102,7 @@ impl Kind {
             Self::UpgradeRequired => 426,
             Self::RateLimited => 429,
             Self::Internal => 500,
+            Self::NotImplemented => 501,
             Self::Restart | Self::Overloaded | Self::SlowConsumer => 503,
         }
     }
@@ -115,6 +119,7 @@ impl Kind {
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "Method not allowed",
             Self::UpgradeRequired => "Upgrade required",
+            Self::NotImplemented => "Not implemented",
             Self::AuthenticationRequired => "Authentication required",
             Self::AuthenticationFailed => "Authentication failed",
             Self::OriginNotAllowed => "Origin not allowed",
@@ -141,7 +146,7 @@ impl Kind {
     }
 
     /// Every kind, for tables in documents, metrics and tests.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::UnknownType,
         Self::Internal,
@@ -151,6 +156,7 @@ impl Kind {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::UpgradeRequired,
+        Self::NotImplemented,
         Self::AuthenticationRequired,
         Self::AuthenticationFailed,
         Self::OriginNotAllowed,

@@ -75,7 +75,8 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Expect a PROXY protocol header (v1 or v2) before everything else. Only behind a proxy that always sends it.
     pub proxy_protocol: bool,
-    /// Connections at once. Worst case memory: this × (`limits.queue_bytes` + `limits.message_bytes`).
+    /// Connections at once; a WebSocket on a stream of an HTTP/2 connection is one more. Worst case memory: this ×
+    /// (`limits.queue_bytes` + `limits.message_bytes`).
     pub max_connections: usize,
     /// How long a drain may take; closes and their retry hints are spread over it.
     #[serde(with = "value::duration")]
@@ -234,7 +235,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quota {
-    /// Connections of one IP address at once.
+    /// Connections of one IP address at once; a WebSocket on a stream of an HTTP/2 connection is one more.
     pub connections_per_ip: u32,
     /// New connections of one IP address.
     pub connects_per_ip_per_minute: u32,

@@ -80,6 +80,7 @@ class Browser:
         self.connection = connection
         self.problems: list[str] = []
         self.said: Counter[str] = Counter()
+        self.handshakes: list[dict] = []  # answers to WebSockets' handshakes
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future] = {}
 
@@ -100,6 +101,8 @@ class Browser:
                 case "Network.webSocketFrameReceived" if told["response"]["opcode"] == TEXT:
                     check_said(json.loads(told["response"]["payloadData"]))
                     self.said["websocket"] += 1
+                case "Network.webSocketHandshakeResponseReceived":
+                    self.handshakes.append(told["response"])
                 case "Network.eventSourceMessageReceived":
                     check_said(json.loads(told["data"]))
                     self.said["events"] += 1

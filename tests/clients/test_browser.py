@@ -67,6 +67,53 @@ async def test_a_websocket_of_a_page_chats(page_edge, site, room, tmp_path):
         assert browser.said["websocket"] >= 3
 
 
+async def test_a_websocket_of_a_page_goes_over_the_connection_that_is_there(start, room, tmp_path):
+    """RFC 8441: Chromium opens it on a stream of the HTTP/2 connection that brought the page."""
+    edge = start(development=True)
+    async with chromium(tmp_path) as browser:
+        page = await browser.page(edge.url("/"))
+        open_before = tcp_connections(edge)
+        await page.run(f"""
+            const url = {js(edge.url("/v1/ws", "wss"))} + "?channels={room}";
+            window.sockets = [1, 2].map(() => new WebSocket(url, "tidegate.v1.json"));
+            window.got = sockets.map(() => []);
+            sockets.forEach((socket, i) => socket.onmessage = (event) => got[i].push(JSON.parse(event.data)));
+        """)
+        joined = "got.every((own) => own.some((envelope) => envelope.type === 'room_joined'))"
+        await page.wait_for(joined)
+        assert [answer["status"] for answer in browser.handshakes] == [200, 200], browser.handshakes
+        assert tcp_connections(edge) == open_before, "no further one"
+        assert await page.evaluate("sockets[0].protocol") == "tidegate.v1.json"
+        large = "x" * 60_000
+        message = {"type": "message", "payload": {"channel": room, "data": large}}
+        await page.evaluate(f"sockets[0].send({js(js(message))})")
+        await page.wait_for(f"got.every((own) => own.some((envelope) => envelope.payload.data === {js(large)}))")
+        close = "new Promise((resolve) => { sockets[0].onclose = resolve; sockets[0].close(4321, 'bye'); })"
+        ended = await page.run(f"const close = await {close}; return [close.code, close.wasClean];")
+        assert ended == [4321, True]
+        refused = await page.run(f"""
+            const socket = new WebSocket({js(edge.url("/v1/ws", "wss"))} + "?token=" + {js(edge.token(ttl=-1))});
+            const told = [];
+            socket.onmessage = (event) => told.push(JSON.parse(event.data).payload.code);
+            const close = await new Promise((resolve) => socket.onclose = resolve);
+            return [told, close.code, close.wasClean];
+        """)
+        assert refused == [[4002], 4002, True]
+        assert tcp_connections(edge) == open_before
+        # The other one, and the connection, live on; a drain is told as over HTTP/1.1.
+        edge.signal()
+        ended = await page.run("""
+            const close = await new Promise((resolve) => sockets[1].onclose = resolve);
+            return [close.code, close.reason.split("=")[0], close.wasClean];
+        """)
+        assert ended == [1012, "restart;retry", True]
+
+
+def tcp_connections(edge) -> int:
+    lines = edge.admin("/metrics").text.splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("tidegate_tcp_connections_active "))
+
+
 @pytest.mark.parametrize(("origin", "expired", "code"), [("allowed", True, 4002), ("other", False, 4003)])
 async def test_a_page_sees_why_its_websocket_is_refused(page_edge, site, tmp_path, origin, expired, code):
     token = page_edge.token(ttl=-1 if expired else 600)

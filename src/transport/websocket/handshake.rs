@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::Request;
+use hyper::ext::Protocol;
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use uuid::Uuid;
@@ -58,6 +59,33 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
             return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
         }
     };
+    let mut answer = Response::new(Body::EMPTY);
+    *answer.status_mut() = switching.status();
+    *answer.headers_mut() = switching.headers().clone();
+    agree(call, answer, echo)
+}
+
+/// Answers an extended `CONNECT`, the handshake of HTTP/2 (RFC 8441 §5): `:protocol` and the status stand for what
+/// `Upgrade`, `Connection`, `Sec-WebSocket-Key` and `-Accept` say over HTTP/1.1. The rest is the same.
+pub fn accept_stream(call: &Call, echo: bool) -> (Answer, Option<Upgrade>) {
+    let refuse = |fault: &Fault| call.refuse(crate::metrics::Transport::WebSocket, fault);
+    let protocol = call.head.extensions.get::<Protocol>();
+    if !protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket")) {
+        // RFC 9220 §3, which says for both versions what RFC 8441 left open.
+        return (refuse(&Fault::new(Kind::NotImplemented, "the one :protocol here is websocket")), None);
+    }
+    let mut versions = call.head.headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    if (versions.next().map(HeaderValue::as_bytes), versions.next()) != (Some(b"13"), None) {
+        // RFC 6455 §4.2.2, but not its 426: HTTP/2 knows no Upgrade (RFC 9113 §8.6).
+        let mut answer = refuse(&Fault::malformed("Sec-WebSocket-Version must be 13"));
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return (answer, None);
+    }
+    agree(call, Response::new(Body::EMPTY), echo)
+}
+
+/// What both handshakes have in common: who comes for what, and what `answer` says to the offers.
+fn agree(call: &Call, mut answer: Answer, echo: bool) -> (Answer, Option<Upgrade>) {
     let Ok(deflate) = deflate(call) else {
         let fault = Fault::malformed("Sec-WebSocket-Extensions is no list of extensions");
         return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
@@ -65,10 +93,6 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
     let who = who(call);
     // Who is refused is not worth the reading of what it wants.
     let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
-    let upgrade = Upgrade { client_id: call.connection, who, opening, deflate, echo };
-    let mut answer = Response::new(Body::EMPTY);
-    *answer.status_mut() = switching.status();
-    *answer.headers_mut() = switching.headers().clone();
     if offers_subprotocol(call) {
         let chosen = HeaderValue::from_static(SUBPROTOCOL);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
@@ -76,7 +100,7 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
     if let Some(deflate) = deflate {
         answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, deflate.answer());
     }
-    (answer, Some(upgrade))
+    (answer, Some(Upgrade { client_id: call.connection, who, opening, deflate, echo }))
 }
 
 fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {

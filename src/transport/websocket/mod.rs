@@ -13,5 +13,5 @@ mod wire;
 
 pub use echo::echo;
 pub use frames::{FrameReader, Inbound};
-pub use handshake::{Upgrade, accept};
+pub use handshake::{Upgrade, accept, accept_stream};
 pub use session::Session;
