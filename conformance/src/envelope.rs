@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::traffic;
 use crate::wire::WireError;
 
 /// A place in a channel's log.
@@ -132,7 +133,7 @@ struct MessagePayload<'a> {
     data: &'a RawValue,
 }
 
-/// Reads a server's envelope.
+/// Reads a server's envelope, and leaves it on record.
 ///
 /// # Errors
 /// [`WireError::Protocol`] when it's no envelope, or lacks a field that the protocol promises.
@@ -141,6 +142,7 @@ pub fn read(text: &[u8]) -> Result<Said<'_>, WireError> {
         WireError::Protocol(format!("an envelope with {error}: {}", String::from_utf8_lossy(text)))
     };
     let wire: Wire<'_> = serde_json::from_slice(text).map_err(bad)?;
+    traffic::said(&wire.kind, text);
     let payload = wire.payload.get();
     Ok(match &*wire.kind {
         "message" => {

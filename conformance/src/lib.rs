@@ -9,6 +9,7 @@ pub mod feed;
 pub mod ledger;
 pub mod polled;
 pub mod room;
+pub mod traffic;
 
 pub mod autobahn;
 pub mod garbage;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::edge::{Edge, EdgeError, Settings};
 use crate::envelope::Ack;
 use crate::feed::Subscription;
+use crate::traffic;
 use crate::wire::{Connection, Dial, Request, Response, WireError};
 
 /// How long the server may take to notice what it must notice.
@@ -150,5 +151,6 @@ pub fn told(envelope: &str) -> Result<(String, String), WireError> {
     }
     let wire: Wire<'_> = serde_json::from_str(envelope)
         .map_err(|error| WireError::Protocol(format!("an envelope with {error}: {envelope}")))?;
+    traffic::said(&wire.kind, envelope.as_bytes());
     Ok((wire.kind, wire.payload.get().to_owned()))
 }

@@ -9,11 +9,15 @@ import os
 import re
 import shutil
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from websockets.asyncio.client import connect
 
+from documents import OffTheDocument, accepts, check_said
+
+TEXT = 1  # RFC 6455 §11.8
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
@@ -75,7 +79,8 @@ class Browser:
     def __init__(self, connection):
         self.connection = connection
         self.problems: list[str] = []
-        self.handshakes: list[dict] = []  # answers to WebSockets' handshakes, on pages whose `Network` is enabled
+        self.said: Counter[str] = Counter()
+        self.handshakes: list[dict] = []  # answers to WebSockets' handshakes
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future] = {}
 
@@ -84,10 +89,29 @@ class Browser:
             message = json.loads(frame)
             if waiting := self._waiting.pop(message.get("id"), None):
                 waiting.set_result(message)
-            elif message.get("method") == "Runtime.exceptionThrown":
-                self.problems.append(json.dumps(message["params"]["exceptionDetails"])[:1000])
-            elif message.get("method") == "Network.webSocketHandshakeResponseReceived":
-                self.handshakes.append(message["params"]["response"])
+            else:
+                self.hear(message.get("method"), message["params"])
+
+    def hear(self, event: str, told: dict) -> None:
+        """Events of a page: what it did not catch, and what went over its sockets, which is held against the schema."""
+        try:
+            match event:
+                case "Runtime.exceptionThrown":
+                    self.problems.append(json.dumps(told["exceptionDetails"])[:1000])
+                case "Network.webSocketFrameReceived" if told["response"]["opcode"] == TEXT:
+                    check_said(json.loads(told["response"]["payloadData"]))
+                    self.said["websocket"] += 1
+                case "Network.webSocketHandshakeResponseReceived":
+                    self.handshakes.append(told["response"])
+                case "Network.eventSourceMessageReceived":
+                    check_said(json.loads(told["data"]))
+                    self.said["events"] += 1
+                case "Network.webSocketFrameSent" if told["response"]["opcode"] == TEXT:
+                    asked = told["response"]["payloadData"]
+                    if not accepts(json.loads(asked)):
+                        self.problems.append(f"a page says what the schema does not take: {asked[:1000]}")
+        except (OffTheDocument, ValueError) as problem:
+            self.problems.append(str(problem))
 
     async def call(self, method: str, parameters: dict | None = None, session: str | None = None) -> dict:
         number = next(self._ids)
@@ -106,6 +130,7 @@ class Browser:
         page = Page(self, attached["sessionId"])
         await page.call("Page.enable")
         await page.call("Runtime.enable")
+        await page.call("Network.enable")
         await page.open(url)
         return page
 

@@ -23,6 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from documents import EVENTS, Exchange, check_exchange
+
 SECRET = "a shared secret of the tests, long enough for HS256"
 ISSUER = "https://id.example.com"
 AUDIENCE = "tidegate-tests"
@@ -230,13 +232,16 @@ class Edge:
     # ---- Where and as whom to connect ----
 
     def admin(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://{self.admin_address}{path}", trust_env=False)
+        answer = httpx.get(f"http://{self.admin_address}{path}", trust_env=False)
+        check_exchange(exchange_of(answer, answer.text), admin=True)
+        return answer
 
     def url(self, path: str = "", scheme: str = "https") -> str:
         return f"{scheme}://{self.address}{path}"
 
     def http(self, http2: bool = False, **options) -> httpx.AsyncClient:
-        options = {"timeout": 15} | options
+        """A client whose answers have all been held against docs/openapi.yaml."""
+        options = {"timeout": 15, "event_hooks": {"response": [hold_answer]}} | options
         if "transport" not in options:
             options |= {"verify": self.certificate.trust, "http2": http2}
         return httpx.AsyncClient(base_url=self.url(), trust_env=False, **options)
@@ -263,6 +268,22 @@ class Edge:
     def remember(self, secret: str) -> str:
         self.secrets.add(secret)
         return secret
+
+
+async def hold_answer(answer: httpx.Response) -> None:
+    """The events of a stream are held one by one as they are read."""
+    is_stream = answer.headers.get("Content-Type", "").startswith(EVENTS)
+    check_exchange(exchange_of(answer, None if is_stream else (await answer.aread()).decode()))
+
+
+def exchange_of(answer: httpx.Response, body: str | None) -> Exchange:
+    request = answer.request
+    try:
+        asked = request.content.decode()
+    except (httpx.RequestNotRead, UnicodeDecodeError):
+        asked = None
+    target, kind = request.url.raw_path.decode(), answer.headers.get("Content-Type")
+    return Exchange(request.method, target, answer.status_code, kind, answer.headers, body, asked)
 
 
 def end_with_parent() -> None:

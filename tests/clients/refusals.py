@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from documents import definition, hold
 from edge import Edge
 from transports import bearer, messages_of, presence_of, raw_websocket
-from wire import check_problem
 
 HTTP_DOORS = ["sse", "poll", "send", "history", "publish", "presence", "tickets"]
 DOORS = ["ws", *HTTP_DOORS]
@@ -82,7 +82,7 @@ def problem(response: httpx.Response) -> Refusal:
         response.text,
     )
     body = response.json()
-    check_problem(body)
+    hold(definition("Problem"), body, "a problem")
     assert body["status"] == response.status_code
     expected = STATUS_OF_CODE.get(body["code"])
     assert expected in (None, response.status_code), body

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from chromium import chromium
+from documents import definition, hold
 from forwarder import MESSAGES, cut_now_and_then, forwarder
 from transports import publish, websocket
 
@@ -63,6 +64,7 @@ async def test_a_websocket_of_a_page_chats(page_edge, site, room, tmp_path):
         message = {"type": "message", "payload": {"channel": room, "data": "from alice"}}
         await page.evaluate(f"socket.send({js(js(message))})")
         assert (await bob.until("message", data="from alice")).payload["sender_id"] == "alice"
+        assert browser.said["websocket"] >= 3
 
 
 async def test_a_websocket_of_a_page_goes_over_the_connection_that_is_there(start, room, tmp_path):
@@ -70,7 +72,6 @@ async def test_a_websocket_of_a_page_goes_over_the_connection_that_is_there(star
     edge = start(development=True)
     async with chromium(tmp_path) as browser:
         page = await browser.page(edge.url("/"))
-        await page.call("Network.enable")
         open_before = tcp_connections(edge)
         await page.run(f"""
             const url = {js(edge.url("/v1/ws", "wss"))} + "?channels={room}";
@@ -142,6 +143,7 @@ async def test_an_event_source_of_a_page_receives_and_knows_its_place(page_edge,
         assert types == ["connection_established", "room_joined"] + ["message"] * 20
         assert got[0]["id"] == ""
         assert len({one["id"] for one in got[1:]}) == 21
+        assert browser.said["events"] == 22
 
 
 async def test_an_event_source_of_another_page_gets_nothing(page_edge, site, room, tmp_path):
@@ -222,6 +224,8 @@ async def test_fetch_of_a_page_polls_publishes_and_reads_refusals(page_edge, sit
             const refusal = await fetch(edge + "/v1/poll?channels={room}");
             return {{ ack, news: await polling, status: refusal.status, problem: await refusal.json() }};
         """)
+        for name, body in ("MessageAckPayload", "ack"), ("PollResponse", "news"), ("Problem", "problem"):
+            hold(definition(name), seen[body], body)
         assert [(m["payload"]["data"], m["payload"]["seq"]) for m in seen["news"]["messages"]] == [
             ({"text": "hi"}, seen["ack"]["seq"])
         ]

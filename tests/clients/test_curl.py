@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from documents import Exchange, check_exchange
 from transports import messages_of, publish, websocket
 from wire import Envelope
 
@@ -13,10 +14,18 @@ CURL = shutil.which("curl")
 
 
 async def curl(edge, *arguments, token=None) -> str:
-    process = await start_curl(edge, *arguments, token=token)
+    return (await curl_with_status(edge, *arguments, token=token))[1]
+
+
+async def curl_with_status(edge, *arguments, token=None) -> tuple[int, str]:
+    told = "\n%{method} %{url_effective} %{http_code} %{content_type}"
+    process = await start_curl(edge, "-w", told, *arguments, token=token)
     out, err = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 0, err.decode()
-    return out.decode()
+    body, _, told = out.decode().rpartition("\n")
+    method, url, status, kind = told.split(" ", 3)
+    check_exchange(Exchange(method, url.removeprefix(edge.url()), int(status), kind, body=body))
+    return int(status), body
 
 
 async def start_curl(edge, *arguments, token=None):
@@ -88,6 +97,6 @@ async def test_curl_is_told_early_that_its_upload_is_too_large(edge, room, tmp_p
 
 
 async def test_curl_is_told_of_a_refusal_with_its_status(edge, room):
-    out = await curl(edge, "-w", "%{http_code}", edge.url(f"/v1/poll?channels={room}"), token=edge.token(ttl=-1))
-    assert out.endswith("401")
-    assert json.loads(out[:-3])["code"] == 4002
+    status, body = await curl_with_status(edge, edge.url(f"/v1/poll?channels={room}"), token=edge.token(ttl=-1))
+    assert status == 401
+    assert json.loads(body)["code"] == 4002

@@ -16,6 +16,7 @@ from httpx_sse import aconnect_sse
 
 from forwarder import MESSAGES, cut_now_and_then, forwarder
 from transports import bearer
+from wire import Envelope
 
 HERE = Path(__file__).parent
 
@@ -39,10 +40,10 @@ async def test_the_one_from_npm_comes_back_to_its_place(edge, room):
         async def read():
             nonlocal joined
             async for line in process.stdout:
-                envelope = json.loads(line)
-                joined += envelope["type"] == "room_joined"
-                if envelope["type"] == "message":
-                    got.append(envelope["payload"]["data"])
+                envelope = Envelope(line.decode())
+                joined += envelope.type == "room_joined"
+                if envelope.type == "message":
+                    got.append(envelope.data)
 
         reading = asyncio.create_task(read())
         try:
@@ -79,10 +80,10 @@ async def test_the_one_from_pypi_comes_back_to_its_place(edge, room):
                         retry = retry if event.retry is None else event.retry / 1000
                         if not event.data:
                             continue
-                        envelope = json.loads(event.data)
-                        joined += envelope["type"] == "room_joined"
-                        if envelope["type"] == "message":
-                            got.append(envelope["payload"]["data"])
+                        envelope = Envelope(event.data)
+                        joined += envelope.type == "room_joined"
+                        if envelope.type == "message":
+                            got.append(envelope.data)
                             ids.append(event.id)
             await asyncio.sleep(retry)
 

@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import re
 import ssl
 
+import httpx
 import pytest
 
+from documents import Exchange, check_exchange
 from refusals import HTTP_DOORS, problem, request_of
 from transports import bearer, event_stream, messages_of, poller, publish, websocket
+from wire import Envelope
 
 METHODS = {
     "/v1/ws": {"GET"},
@@ -101,7 +105,7 @@ async def test_one_http2_connection_carries_a_chat(edge, room):
             seen = []
             async for line in lines:
                 if line.startswith("data:"):
-                    seen.append(json.loads(line[5:])["payload"]["data"])
+                    seen.append(Envelope(line[5:]).data)
                 if len(seen) == 20:
                     break
             assert seen == list(range(20))
@@ -111,7 +115,7 @@ async def test_a_connection_is_kept_alive_for_the_next_request(edge, room):
     reader, writer = await connect(edge)
     for _ in range(3):
         writer.write(head(edge, f"GET /v1/channels/{room}/messages HTTP/1.1"))
-        status, headers, body = await answer_of(reader)
+        status, headers, body = await answer_of(reader, f"/v1/channels/{room}/messages")
         assert status.startswith("HTTP/1.1 200")
         assert json.loads(body)["messages"] == []
     writer.close()
@@ -121,7 +125,7 @@ async def test_requests_in_one_packet_are_answered_in_their_order(edge, room):
     reader, writer = await connect(edge)
     paths = [f"/v1/channels/{room}/messages", f"/v1/channels/{room}/presence", "/v1/nothing"]
     writer.write(b"".join(head(edge, f"GET {path} HTTP/1.1") for path in paths))
-    statuses = [(await answer_of(reader))[0].split()[1] for _ in paths]
+    statuses = [(await answer_of(reader, path))[0].split()[1] for path in paths]
     assert statuses == ["200", "200", "404"]
     writer.close()
 
@@ -134,7 +138,7 @@ async def test_http_1_0_gets_an_answer_without_chunks_and_an_end(edge, room):
         text = (await asyncio.wait_for(reader.read(), 5)).decode()
         headers, _, body = text.partition("\r\n\r\n")
         assert "transfer-encoding" not in headers.lower()
-        json.loads(body)
+        hold_answer(path, headers, body)
         writer.close()
 
 
@@ -273,7 +277,7 @@ async def test_without_tls_the_same_is_spoken_in_the_clear(start, room):
     edge = start(tls={"enabled": False})
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
     writer.write(head(edge, f"GET /v1/poll?channels={room} HTTP/1.1"))
-    status, headers, body = await answer_of(reader)
+    status, headers, body = await answer_of(reader, f"/v1/poll?channels={room}")
     assert "200" in status
     assert json.loads(body)["messages"][0]["type"] == "room_joined"
     writer.close()
@@ -292,9 +296,17 @@ def head(edge, request_line: str) -> bytes:
     return f"{request_line}\r\nHost: localhost\r\nAuthorization: Bearer {edge.token()}\r\n\r\n".encode()
 
 
-async def answer_of(reader) -> tuple[str, dict, str]:
+async def answer_of(reader, target: str) -> tuple[str, dict, str]:
+    """The answer to a `GET`, held against docs/openapi.yaml."""
     text = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode()
-    status, *lines = text.rstrip("\r\n").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    body = (await reader.readexactly(int(headers["content-length"]))).decode()
+    length = int(re.search(r"(?i)\r\ncontent-length: *(\d+)", text)[1])
+    body = (await reader.readexactly(length)).decode()
+    status, headers = hold_answer(target, text, body)
     return status, headers, body
+
+
+def hold_answer(target: str, head: str, body: str) -> tuple[str, httpx.Headers]:
+    status, *lines = head.rstrip("\r\n").split("\r\n")
+    headers = httpx.Headers([(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)])
+    check_exchange(Exchange("GET", target, int(status.split()[1]), headers["Content-Type"], headers, body))
+    return status, headers

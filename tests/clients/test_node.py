@@ -5,10 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
+from traffic import check_file
+
 HERE = Path(__file__).parent
 
 
-async def test_ws_from_npm(edge):
+async def test_ws_from_npm(edge, tmp_path):
     node = shutil.which("node")
     assert node, "node is missing: apt-get install nodejs"
     assert (HERE / "node_modules" / "ws").is_dir(), f"`ws` is missing: npm ci --prefix {HERE}"
@@ -18,6 +20,7 @@ async def test_ws_from_npm(edge):
         "ALICE": edge.token("alice"),
         "BOB": edge.token("bob"),
         "EXPIRED": edge.token(ttl=-1),
+        "TRAFFIC": str(tmp_path / "traffic.jsonl"),
     }
     process = await asyncio.create_subprocess_exec(
         node, "--test", "--test-reporter=spec", "ws.test.mjs",
@@ -25,3 +28,6 @@ async def test_ws_from_npm(edge):
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, out.decode()
+    seen, problems = check_file(tmp_path / "traffic.jsonl")
+    assert not problems, problems[:5]
+    assert min(seen["said message"], seen["asked message"]) >= 100

@@ -32,8 +32,9 @@ async def flood(edge, channel):
 
 
 def slow_websocket(edge):
-    """Reads only as far as it is asked to: what it does not take stays in the kernel, then in the server."""
-    return websocket(edge, edge.token(), max_queue=1, max_size=None, ping_interval=None)
+    """Reads only as far as it is asked to: what it does not take stays in the kernel, then in the server. Compressed, all of
+    a flood would fit into the kernel."""
+    return websocket(edge, edge.token(), max_queue=1, max_size=None, ping_interval=None, compression=None)
 
 
 @asynccontextmanager

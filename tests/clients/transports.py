@@ -17,6 +17,7 @@ import httpx
 import websockets
 from websockets.asyncio.client import connect
 
+from documents import check_asked
 from edge import Edge
 from wire import Envelope, raw_items
 
@@ -108,11 +109,12 @@ class Socket(Receiver):
 
     async def ask(self, type: str, payload: dict | None = None, **metadata) -> Envelope:
         """Sends with a correlation id and returns the answer to it; what comes before it is kept for `receive`."""
-        correlation_id = metadata.pop("correlation_id", uuid.uuid4().hex)
-        await self.send(type, payload, correlation_id=correlation_id, **metadata)
+        asked = {"type": type, "payload": payload or {}, "metadata": {"correlation_id": uuid.uuid4().hex} | metadata}
+        await self.send_text(json.dumps(asked))
         while True:
             envelope = await self._fresh(SOON)
-            if envelope.correlation_id == correlation_id:
+            if envelope.correlation_id == asked["metadata"]["correlation_id"]:
+                check_asked(asked, envelope)
                 return envelope
             self.early.append(envelope)
 
@@ -296,11 +298,9 @@ class Poll:
         assert response.status_code == 200, (response.status_code, response.text)
         assert "no-store" in response.headers["Cache-Control"], response.headers
         assert response.headers["Content-Type"].startswith("application/json"), response.headers
-        body = response.json()
-        assert body.keys() == {"messages", "cursor"}, body.keys()
         self.response = response
         self.envelopes = [Envelope(raw) for raw in raw_items(response.text, "messages")]
-        self.cursor: str = body["cursor"]
+        self.cursor: str = response.json()["cursor"]
 
     def of_type(self, type: str) -> list[Envelope]:
         return [envelope for envelope in self.envelopes if envelope.type == type]

@@ -1,12 +1,16 @@
-// `ws` as an application uses it. Started by test_node.py, which says where the server is and gives tokens.
+// `ws` as an application uses it. Started by test_node.py, which says where the server is, gives tokens, and holds what is
+// recorded here against the schema.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { appendFileSync } from "node:fs";
 import { test } from "node:test";
 import { randomUUID } from "node:crypto";
 import WebSocket from "ws";
 
-const { EDGE, ALICE, BOB, EXPIRED } = process.env;
+const { EDGE, ALICE, BOB, EXPIRED, TRAFFIC } = process.env;
+
+const record = (kind, json) => appendFileSync(TRAFFIC, `{"${kind}": ${json}}\n`);
 
 /** An open connection that keeps what arrives until somebody asks for it. */
 function connect({ token, query = "", protocols = ["tidegate.v1.json"], ...options } = {}) {
@@ -16,6 +20,7 @@ function connect({ token, query = "", protocols = ["tidegate.v1.json"], ...optio
   let wake = () => {};
   socket.on("message", (data, isBinary) => {
     assert.equal(isBinary, false);
+    record("said", data);
     arrived.push(JSON.parse(data));
     wake();
   });
@@ -35,7 +40,11 @@ function connect({ token, query = "", protocols = ["tidegate.v1.json"], ...optio
       if (envelope.type === type) return envelope;
     }
   };
-  const send = (type, payload = {}, metadata = {}) => socket.send(JSON.stringify({ type, payload, metadata }));
+  const send = (type, payload = {}, metadata = {}) => {
+    const envelope = JSON.stringify({ type, payload, metadata });
+    record("asked", envelope);
+    socket.send(envelope);
+  };
   return { socket, next, until, send, closed };
 }
 

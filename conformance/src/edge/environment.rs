@@ -48,6 +48,11 @@ pub(super) fn binary() -> Result<PathBuf, EdgeError> {
     looked.iter().find(|path| path.is_file()).cloned().ok_or(EdgeError::NoBinary { looked })
 }
 
+/// Where to leave a record of what was seen: `CONFORMANCE_TRAFFIC`.
+pub fn traffic_folder() -> Option<PathBuf> {
+    std::env::var_os("CONFORMANCE_TRAFFIC").map(PathBuf::from)
+}
+
 /// Variables that the server would take for its own configuration.
 pub(super) fn of_the_server() -> Vec<OsString> {
     let names = std::env::vars_os().map(|(name, _)| name);

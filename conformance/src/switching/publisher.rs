@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Violations;
 use crate::envelope::{self, Ack, Said};
 use crate::ledger::Entry;
+use crate::traffic;
 use crate::wire::{Connection, Dial, Request, Response, Target, WebSocket, WireError};
 
 /// Of so many sends one is cut off before it is acknowledged.
@@ -130,9 +132,14 @@ impl Publisher {
         }
         let ack = match &mut line {
             Line::WebSocket(socket) => read_ack(socket).await?,
-            Line::Send(http) => answer_of_send(&http.response().await?)?,
+            Line::Send(http) => {
+                let response = http.response().await?;
+                traffic::exchanged(&self.send_request(&id, &data), &response);
+                answer_of_send(&response)?
+            }
             Line::Channel(http) => {
                 let response = http.response().await?;
+                traffic::exchanged(&self.channel_request(&id, &data), &response);
                 response.expect_status(201)?;
                 parse(response.json()?)?
             }
@@ -196,12 +203,11 @@ async fn read_ack(socket: &mut WebSocket) -> Result<Ack, WireError> {
 /// The one answer in the array that `POST /v1/send` gives.
 fn answer_of_send(response: &Response) -> Result<Ack, WireError> {
     response.expect_status(200)?;
-    let mut answers = response.json()?;
-    let answer = answers.get_mut(0).map(Value::take);
-    let payload = answer.as_ref().filter(|answer| answer["type"] == "message_ack").map(|a| &a["payload"]);
-    match payload {
-        Some(payload) => parse(payload.clone()),
-        None => Err(WireError::Protocol(format!("no array with a message_ack: {answer:?}"))),
+    let answers: Vec<&RawValue> = serde_json::from_slice(&response.body)
+        .map_err(|error| WireError::Protocol(format!("no array of answers: {error}")))?;
+    match answers.first().map(|answer| envelope::read(answer.get().as_bytes())).transpose()? {
+        Some(Said::Ack(ack)) => Ok(ack),
+        other => Err(WireError::Protocol(format!("no array with a message_ack: {other:?}"))),
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{Dial, Stream, Target, WireError};
+use crate::traffic;
 
 /// Longest head that is read, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
@@ -83,6 +84,21 @@ impl Request {
     #[must_use]
     pub fn bearer(self, token: &str) -> Self {
         self.header("authorization", format!("Bearer {token}"))
+    }
+
+    /// `GET` or `POST`.
+    pub const fn method(&self) -> &'static str {
+        self.method
+    }
+
+    /// Path and query.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The body, if it has one.
+    pub fn body(&self) -> Option<&[u8]> {
+        self.body.as_deref()
     }
 
     /// As it goes over the wire.
@@ -198,13 +214,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes a request and reads its whole response.
+    /// Writes a request and reads its whole response, which is left on record.
     ///
     /// # Errors
     /// [`WireError`], whatever the status is not.
     pub async fn exchange(&mut self, request: &Request) -> Result<Response, WireError> {
         self.send(request).await?;
-        self.response().await
+        let response = self.response().await?;
+        traffic::exchanged(request, &response);
+        Ok(response)
     }
 
     /// Reads a whole response.
