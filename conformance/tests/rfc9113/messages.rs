@@ -1,4 +1,4 @@
-//! §8: requests as header blocks. Malformed is a stream error of type PROTOCOL_ERROR (§8.1.1), which may be treated as
+//! §8: requests as header blocks. Malformed is a stream error of type `PROTOCOL_ERROR` (§8.1.1), which may be treated as
 //! one of the connection (§5.4.1), or a 400.
 
 use conformance::wire::h2::code::{CANCEL, ENHANCE_YOUR_CALM, PROTOCOL_ERROR};
