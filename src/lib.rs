@@ -12,6 +12,7 @@ pub mod server;
 
 pub mod envelope;
 pub mod close;
+pub mod deflate;
 pub mod auth;
 pub mod quota;
 pub mod config;

@@ -21,8 +21,9 @@ const DOCUMENT_LINES: &[(&str, usize)] = &[("ARCHITECTURE.md", 150), ("README.md
 /// their scene with whatever is above its row.
 const LAYERS: &str = "
     close     |                        | the catalogue of endings is data: all read it, it reads nobody
+    deflate   |                        | bytes to fewer bytes and back
     config    |                        | settings are parsed once and know nothing of what they set
-    channel   |                        | the core: logs and cursors, without I/O and without surroundings
+    channel   | deflate                | the core: logs and cursors, without I/O and without surroundings
     envelope  | channel close          | the wire's form of positions and endings, and of nothing else
     bus       | channel close envelope | moves publications into logs; who reads them is not its business
     hub       | bus channel close config | name to channel; it does not know that there are clients
@@ -30,7 +31,7 @@ const LAYERS: &str = "
     auth      | channel close config   | a token becomes an identity; of channels it knows the names
     quota     | auth close config      | a rate is decided from who asks, from where, and a clock
     presence  | channel config envelope hub | who is there; it publishes like anybody, it does not deliver
-    transport | auth bus channel close config envelope hub metrics presence quota | moves cursors to clients
+    transport | auth bus channel close config deflate envelope hub metrics presence quota | moves cursors to clients
     admin     | close config hub metrics | looks on from its own listener and changes nothing
     demo      | config                 | pages that speak the public wire like anybody else
     server    | admin auth bus channel close config demo envelope hub metrics presence quota transport | owns \
@@ -45,6 +46,7 @@ const CRATES: &str = "
     hyper             | admin auth commands demo server transport | HTTP begins above the hub
     hyper_util        | admin commands server transport           | HTTP begins above the hub
     http_body_util    | admin commands demo server transport      | HTTP begins above the hub
+    flate2            | deflate                   | one compressor and one inflater a thread
     fastwebsockets    | commands transport        | one transport's codec
     tokio_rustls      | commands server transport | a connection's TLS; a transport takes its stream back
     rustls_pemfile    | commands server           | certificates are read where TLS is set up

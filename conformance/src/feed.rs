@@ -40,6 +40,8 @@ pub enum Start {
     CursorByJoin(String),
     /// Behind these positions, one per channel: in each `join_room`, or as `recover=` in the URL.
     Recover(Vec<Position>),
+    /// Before the newest messages, as many as that of each channel; by the URL.
+    History(usize),
 }
 
 /// Who subscribes to what.
@@ -107,6 +109,7 @@ impl Start {
             Self::CursorByHeader(_) => "Last-Event-ID",
             Self::CursorByJoin(_) => "join cursor",
             Self::Recover(_) => "recover",
+            Self::History(_) => "history=",
         }
     }
 
@@ -118,6 +121,7 @@ impl Start {
                 let each: Vec<_> = positions.iter().map(|at| format!("{}:{}", at.epoch, at.seq)).collect();
                 format!("&recover={}", each.join(","))
             }
+            Self::History(newest) => format!("&history={newest}"),
         }
     }
 }
@@ -136,7 +140,8 @@ impl Feed {
         let list = channels.join(",");
         match transport {
             Transport::WebSocket => {
-                let by_query = matches!(start, Start::FreshByQuery | Start::CursorByQuery(_));
+                let by_query =
+                    matches!(start, Start::FreshByQuery | Start::CursorByQuery(_) | Start::History(_));
                 let path = if by_query {
                     format!("/v1/ws?channels={list}{}", start.query())
                 } else {

@@ -7,6 +7,8 @@ pub mod wire;
 pub mod envelope;
 pub mod feed;
 pub mod ledger;
+pub mod polled;
+pub mod room;
 
 pub mod garbage;
 pub mod h2spec;

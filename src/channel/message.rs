@@ -1,7 +1,7 @@
 //! One publication and its finished bytes: encoded once when it enters the log, shared by every subscriber after that.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{ChannelName, Position};
+use crate::deflate::deflate;
 
 /// What the sender names a message by: 1 to 64 printable ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,11 +67,13 @@ pub struct Message {
     pub appended: Instant,
     /// The whole envelope, one line.
     pub json: Bytes,
+    /// The same compressed, once somebody has asked for it.
+    deflated: OnceLock<Option<Bytes>>,
 }
 
 impl Message {
     /// What a message costs beside its bytes: the shared cell, the handle, the slot in the log.
-    const OVERHEAD_BYTES: usize = 128;
+    const OVERHEAD_BYTES: usize = 168;
 
     pub(super) fn encode(publication: &Publication, position: Position, prev: u64, now: Instant) -> Self {
         let mut json = String::with_capacity(320 + publication.data.get().len());
@@ -91,7 +94,13 @@ impl Message {
             publication.client_id
         )
         .expect("a String takes all");
-        Self { seq, prev, appended: now, json: json.into() }
+        Self { seq, prev, appended: now, json: json.into(), deflated: OnceLock::new() }
+    }
+
+    /// The envelope as the payload of a compressed WebSocket message, made when the first subscriber asks for it;
+    /// `None` if that is no shorter.
+    pub fn deflated(&self) -> Option<&Bytes> {
+        self.deflated.get_or_init(|| deflate(&self.json)).as_ref()
     }
 
     /// What it counts for against the bounds of a log, in bytes.

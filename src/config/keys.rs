@@ -93,6 +93,7 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Takes)])] = &[
             ("sends_per_server_per_second", ANY_RATE),
         ],
     ),
+    ("compression", &[("enabled", Takes::Boolean), ("min_bytes", Takes::Bytes(0, u16::MAX as u64))]),
     ("heartbeat", &[("interval", Takes::Time(MOMENT, HOUR)), ("timeout", Takes::Time(MOMENT, HOUR))]),
     (
         "channels",

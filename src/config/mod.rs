@@ -45,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Rates.
     pub quota: Quota,
+    /// Compressed WebSocket messages.
+    pub compression: Compression,
     /// WebSocket pings.
     pub heartbeat: Heartbeat,
     /// Settings of namespaces, `default` for all others.
@@ -73,7 +75,8 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Expect a PROXY protocol header (v1 or v2) before everything else. Only behind a proxy that always sends it.
     pub proxy_protocol: bool,
-    /// Connections at once. Worst case memory: this × (`limits.queue_bytes` + `limits.message_bytes`).
+    /// Connections at once; a WebSocket on a stream of an HTTP/2 connection is one more. Worst case memory: this ×
+    /// (`limits.queue_bytes` + `limits.message_bytes`).
     pub max_connections: usize,
     /// How long a drain may take; closes and their retry hints are spread over it.
     #[serde(with = "value::duration")]
@@ -232,7 +235,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quota {
-    /// Connections of one IP address at once.
+    /// Connections of one IP address at once; a WebSocket on a stream of an HTTP/2 connection is one more.
     pub connections_per_ip: u32,
     /// New connections of one IP address.
     pub connects_per_ip_per_minute: u32,
@@ -253,6 +256,22 @@ impl Default for Quota {
             requests_per_connection_per_minute: 1200,
             sends_per_server_per_second: 10_000,
         }
+    }
+}
+
+/// `[compression]`: permessage-deflate (RFC 7692).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compression {
+    /// Whether it is agreed to when a client offers it.
+    pub enabled: bool,
+    /// Shorter messages are sent as they are.
+    pub min_bytes: u16,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { enabled: true, min_bytes: 512 }
     }
 }
 

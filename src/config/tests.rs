@@ -152,7 +152,7 @@ const WRONG_FILES: &[(&str, &str)] = &[
     ("[listen", "tidegate.toml:1: not TOML: unclosed table, expected `]`"),
     (
         "\n[lissen]\n",
-        "tidegate.toml:2: lissen is no section; there are listen, tls, auth, origins, limits, quota, heartbeat, channels, bus, conformance, log",
+        "tidegate.toml:2: lissen is no section; there are listen, tls, auth, origins, limits, quota, compression, heartbeat, channels, bus, conformance, log",
     ),
     ("[tls]\n\ncerd = 1", "tidegate.toml:3: tls.cerd is no key; there are enabled, cert, key"),
     ("[origins]\nalow = []", "tidegate.toml:2: origins.alow is no key; there is allow"),

@@ -55,7 +55,8 @@ pub enum Admission {
     /// Serve its handshake and answer its first request with this fault: the client then knows why and for how long.
     Refused(IpPermit, Fault),
     /// Close it at once: its address is beyond twice a limit, and an answer would cost what the limit is there to save.
-    Dropped,
+    /// The fault is for where that is a stream, whose end costs as much as an answer.
+    Dropped(Fault),
 }
 
 const CONNECTIONS: &str = "quota.connections_per_ip";
@@ -89,15 +90,15 @@ impl Quotas {
         }))
     }
 
-    /// Counts a connection that was just accepted from that address.
+    /// Counts a connection that has just begun from that address: a socket, or a WebSocket on a stream of one.
     pub fn connect(&self, address: IpAddr) -> Admission {
         let network = Network::of(address);
-        if self.0.floods.check(&network).is_err() {
-            return Admission::Dropped;
+        if let Err(fault) = self.0.floods.check(&network) {
+            return Admission::Dropped(fault);
         }
         let rate = self.0.connects.check(&network);
         match self.0.connections.enter(network) {
-            None => Admission::Dropped,
+            None => Admission::Dropped(Fault::rate_limited(CONNECTIONS, COME_AGAIN)),
             Some((permit, count)) => match rate.and(count) {
                 Ok(()) => Admission::Admitted(permit),
                 Err(fault) => Admission::Refused(permit, fault),

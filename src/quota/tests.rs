@@ -115,7 +115,7 @@ async fn an_address_is_refused_beyond_its_connections_and_dropped_beyond_twice()
             other => panic!("{number}: {other:?}"),
         }
     }
-    assert!(matches!(quotas.connect(ip("2001:db8::2")), Admission::Dropped), "the same /64");
+    assert!(matches!(quotas.connect(ip("2001:db8::2")), Admission::Dropped(_)), "the same /64");
     assert!(matches!(quotas.connect(ip("2001:db8:0:1::1")), Admission::Admitted(_)));
     permits.clear();
     assert!(matches!(quotas.connect(ip("2001:db8::1")), Admission::Admitted(_)));
@@ -133,7 +133,7 @@ async fn an_address_is_refused_beyond_its_rate_and_dropped_beyond_twice() {
             other => panic!("{number}: {other:?}"),
         }
     }
-    assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Dropped));
+    assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Dropped(_)));
     assert!(matches!(quotas.connect(ip("192.0.2.2")), Admission::Admitted(_)));
     advance(Duration::from_secs(10)).await;
     assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Admitted(_)));

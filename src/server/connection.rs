@@ -23,19 +23,18 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, trace};
 use uuid::Uuid;
 
-use super::accept::{Room, tune};
+use super::accept::{Places, Room, admit, tune};
 use super::socket::Socket;
 use super::streams::Streams;
 use super::tls::Tls;
 use super::{proxy, router};
-use crate::close::{Fault, Kind};
+use crate::close::Fault;
 use crate::config;
 use crate::metrics::{Stage, TcpGuard};
-use crate::quota::{Admission, ConnectionQuota, IpPermit};
+use crate::quota::{ConnectionQuota, IpPermit};
 use crate::transport::Edge;
 use crate::transport::http::InFlight;
 use crate::transport::websocket::{self, Session, Upgrade};
@@ -44,12 +43,12 @@ use crate::transport::websocket::{self, Session, Upgrade};
 const HEAD_BYTES: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection: a page has few, a proxy in front has many.
 const STREAMS_MAX: u32 = 100;
-/// Bytes that hyper may hold for one slow HTTP/2 stream.
+/// Bytes that h2 may hold for one slow HTTP/2 stream.
 const STREAM_BYTES: usize = 64 * 1024;
 /// Between the end of the last HTTP/2 answer and the word that the connection is over.
 const LAST_FRAME: Duration = Duration::from_millis(100);
-/// How long a client may take to read the last answer before the socket is closed under it.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long a client may take to read the last answer before the socket or stream is closed under it.
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// Plain or TLS.
 type Stream = Either<Socket, Box<TlsStream<Socket>>>;
@@ -72,8 +71,10 @@ pub struct Context {
     pub guesses: Arc<ConnectionQuota>,
     /// What the connection becomes, left here by the request that asked for it.
     pub upgrade: Mutex<Option<Upgrade>>,
-    /// Requests that are being served.
+    /// Requests that are being served, and WebSockets on streams.
     pub in_flight: Arc<InFlight>,
+    /// Where each WebSocket on a stream takes one of its own.
+    pub places: Places,
 }
 
 impl Context {
@@ -93,9 +94,9 @@ pub fn run(
     tcp: TcpStream,
     peer: SocketAddr,
     room: Room,
-    tasks: TaskTracker,
+    places: Places,
 ) -> impl Future<Output = ()> + Send {
-    let connect = Box::pin(connect(edge, tls, tcp, peer, room, tasks));
+    let connect = Box::pin(connect(edge, tls, tcp, peer, room, places));
     async move {
         let Some(connected) = connect.await else { return };
         connected.session.run().await;
@@ -115,7 +116,7 @@ async fn connect(
     tcp: TcpStream,
     peer: SocketAddr,
     room: Room,
-    tasks: TaskTracker,
+    places: Places,
 ) -> Option<Connected> {
     let id = Uuid::new_v4();
     let counted = edge.metrics.tcp_opened();
@@ -130,15 +131,10 @@ async fn connect(
         Err(_) => return handshake_failed(&edge, id, Stage::Proxy, &io::ErrorKind::TimedOut.into()),
     };
     // Before TLS, which is what costs.
-    let (permit, refusal) = match edge.quotas.connect(address) {
-        Admission::Admitted(permit) => (permit, None),
-        Admission::Refused(permit, fault) => (permit, Some(fault)),
-        Admission::Dropped => {
-            trace!(connection = %id, %address, "dropped: far above its quota");
-            return None;
-        }
+    let Ok((permit, refusal)) = admit(&edge, address, &room) else {
+        trace!(connection = %id, %address, "dropped: far above its quota");
+        return None;
     };
-    let refusal = if room.overflow { Some(overloaded()) } else { refusal };
     let (stream, h2) = match tls {
         None => (Either::Left(socket), false),
         Some(tls) => match timeout(patience, tls.acceptor(refusal.is_some()).accept(socket)).await {
@@ -162,15 +158,16 @@ async fn connect(
         guesses: Arc::new(edge.quotas.connection()),
         upgrade: Mutex::new(None),
         in_flight: Arc::default(),
+        places,
     });
     if h2 {
-        serve_http2(stream, context, tasks).await;
+        serve_http2(stream, context).await;
         return None;
     }
     let (upgrade, stream, unread) = serve_http1(stream, context).await?;
     edge.metrics.handshake(Stage::WebSocket, true);
     if upgrade.echo {
-        websocket::echo(&edge, stream, unread, upgrade.who.err()).await;
+        websocket::echo(&edge, stream, unread, upgrade).await;
         return None;
     }
     let session = Session::begin(&edge, upgrade, stream, &unread);
@@ -227,15 +224,17 @@ async fn serve_http1(stream: Stream, context: Arc<Context>) -> Option<(Upgrade, 
     None
 }
 
-async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) {
+async fn serve_http2(stream: Stream, context: Arc<Context>) {
     let edge = Arc::clone(&context.edge);
     let heartbeat = &edge.config.heartbeat;
     let service = {
         let context = Arc::clone(&context);
         service_fn(move |request: Request<Incoming>| router::route(Arc::clone(&context), request))
     };
-    let connection = http2::Builder::new(Streams::new(&edge, tasks))
+    let connection = http2::Builder::new(Streams::new(&edge, context.places.tasks.clone()))
         .timer(TokioTimer::new())
+        // RFC 8441 §3: browsers then open WebSockets on a connection that they have.
+        .enable_connect_protocol()
         .keep_alive_interval(heartbeat.interval)
         .keep_alive_timeout(heartbeat.timeout)
         .max_concurrent_streams(STREAMS_MAX)
@@ -393,12 +392,6 @@ fn handshake_failed(edge: &Edge, id: Uuid, stage: Stage, error: &io::Error) -> O
     None
 }
 
-fn overloaded() -> Fault {
-    Fault::new(Kind::Overloaded, "this node has as many connections as it may")
-        .with_limit("listen.max_connections")
-        .with_retry_after(Duration::from_secs(5))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,7 +399,7 @@ mod tests {
     /// The task of an idle WebSocket: with what tokio adds, the allocator's size class of 320 bytes.
     #[test]
     fn a_connections_task_stays_small() {
-        type Run<F> = fn(Arc<Edge>, Option<Arc<Tls>>, TcpStream, SocketAddr, Room, TaskTracker) -> F;
+        type Run<F> = fn(Arc<Edge>, Option<Arc<Tls>>, TcpStream, SocketAddr, Room, Places) -> F;
         fn size_of_future<F>(_: Run<F>) -> usize {
             size_of::<F>()
         }

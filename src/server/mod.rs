@@ -7,6 +7,7 @@ mod proxy;
 mod router;
 mod running;
 mod socket;
+mod stream;
 mod streams;
 mod tls;
 

@@ -5,16 +5,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use hyper::body::{Body as _, Incoming};
+use hyper::ext::Protocol;
 use hyper::http::HeaderValue;
 use hyper::{Method, Request, StatusCode, Version, header};
 use percent_encoding::percent_decode_str;
 
 use super::connection::Context;
+use super::stream;
 use crate::channel::ChannelName;
 use crate::close::{Fault, Kind};
 use crate::demo;
 use crate::metrics::Transport;
-use crate::transport::http::{self, Answer, Body, Call, STALL, typed};
+use crate::transport::http::{self, Answer, Body, Call, UNTAKEN, typed};
 use crate::transport::{long_poll, rest, send, sse, websocket};
 
 /// What a path names.
@@ -36,8 +38,9 @@ enum Route {
 
 impl Route {
     /// The methods it knows, for `Allow` (RFC 9110 §10.2.1).
-    const fn allow(&self) -> &'static str {
+    const fn allow(&self, h2: bool) -> &'static str {
         match self {
+            Self::WebSocket { .. } if h2 => "CONNECT, OPTIONS",
             Self::WebSocket { .. } => "GET, OPTIONS",
             Self::Sse | Self::Poll | Self::Presence(_) | Self::Demo(_) => "GET, HEAD, OPTIONS",
             Self::Send | Self::Tickets | Self::DemoToken => "POST, OPTIONS",
@@ -79,13 +82,15 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     let is_formed = well_formed.is_ok();
     let mut answer = match well_formed.and_then(|()| find(&call)) {
         Ok(route) if context.is_over() => call.refuse(route.transport(), &going_away(&context)),
-        Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route),
+        Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route, context.h2),
         Ok(route) => match dispatch(&context, &mut call, &route, body).await {
             Ok(answer) => answer,
             Err(fault) => {
                 let mut answer = call.refuse(route.transport(), &fault);
                 if fault.kind == Kind::MethodNotAllowed {
-                    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+                    answer
+                        .headers_mut()
+                        .insert(header::ALLOW, HeaderValue::from_static(route.allow(context.h2)));
                 }
                 answer
             }
@@ -103,14 +108,14 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     }
     answer.body_mut().set_serving(serving);
     // Only an HTTP/2 stream has a task of its own, and one to watch over it.
-    if let Ok(stall) = STALL.try_with(Arc::clone) {
-        answer.body_mut().set_stall(stall);
+    if let Ok(untaken) = UNTAKEN.try_with(Arc::clone) {
+        answer.body_mut().set_untaken(untaken);
     }
     Ok(answer)
 }
 
 async fn dispatch(
-    context: &Context,
+    context: &Arc<Context>,
     call: &mut Call,
     route: &Route,
     body: Incoming,
@@ -118,6 +123,13 @@ async fn dispatch(
     let method = call.head.method.clone();
     let reads = method == Method::GET || method == Method::HEAD;
     match route {
+        Route::WebSocket { echo } if context.h2 && method == Method::CONNECT => {
+            stream::open(context, call, *echo)
+        }
+        Route::WebSocket { .. } if context.h2 && method == Method::GET => {
+            let how = "over HTTP/2 a WebSocket is an extended CONNECT (RFC 8441)";
+            Err(Fault::new(Kind::MethodNotAllowed, how))
+        }
         Route::WebSocket { echo } if method == Method::GET => {
             let mut handshake = Request::from_parts(call.head.clone(), ());
             let (answer, upgrade) = websocket::accept(call, &mut handshake, *echo);
@@ -141,6 +153,10 @@ async fn dispatch(
 
 fn find(call: &Call) -> Result<Route, Fault> {
     let config = &call.edge.config;
+    if call.head.method == Method::CONNECT && call.head.extensions.get::<Protocol>().is_none() {
+        // RFC 9110 §9.3.6, §15.6.2: whatever it names.
+        return Err(Fault::new(Kind::NotImplemented, "this is no proxy"));
+    }
     let path = call.head.uri.path();
     let not_found = || Fault::new(Kind::NotFound, "no such resource");
     match path {
@@ -177,14 +193,14 @@ fn channel(segment: &str) -> Result<ChannelName, Fault> {
 }
 
 /// `OPTIONS`: a preflight (WHATWG Fetch §4.8), or a question for `Allow`.
-fn options(call: &Call, route: &Route) -> Answer {
+fn options(call: &Call, route: &Route, h2: bool) -> Answer {
     let mut answer = Answer::new(Body::EMPTY);
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let origin = call.origin();
     if let Err(fault) = origin.admit() {
         return call.refuse(route.transport(), &fault);
     }
-    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow(h2)));
     origin.write_preflight(answer.headers_mut());
     answer
 }

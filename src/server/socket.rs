@@ -1,5 +1,5 @@
 //! A client's TCP socket with a clock on its writes: one that makes no progress for `limits.write_timeout` fails, so
-//! that no stuck client is kept, whatever transport or TLS stands above.
+//! that no stuck client is kept, whatever transport or TLS stands above. A stream of HTTP/2 has the same clock.
 
 use std::future::Future as _;
 use std::io;
@@ -14,24 +14,37 @@ use tokio::time::Sleep;
 /// The socket.
 pub struct Socket {
     tcp: TcpStream,
-    write_timeout_ms: u32,
-    /// Runs only while a write waits, so that an idle connection has no timer.
-    stalled: Option<Pin<Box<Sleep>>>,
+    stall: Stall,
 }
 
 impl Socket {
     /// Watches over the writes of `tcp`.
     pub fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
-        let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
-        Self { tcp, write_timeout_ms, stalled: None }
+        Self { tcp, stall: Stall::new(write_timeout) }
     }
 
     /// The TCP socket, for what comes before the first write.
     pub fn tcp_mut(&mut self) -> &mut TcpStream {
         &mut self.tcp
     }
+}
 
-    fn watch<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+/// The clock: how long writes have been making no progress.
+pub struct Stall {
+    write_timeout_ms: u32,
+    /// Runs only while a write waits, so that an idle connection has no timer.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    /// A clock that does not run yet.
+    pub fn new(write_timeout: Duration) -> Self {
+        let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
+        Self { write_timeout_ms, stalled: None }
+    }
+
+    /// `write`, or the failure that it becomes after waiting for too long.
+    pub fn watch<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stalled = None;
             return write;
@@ -56,7 +69,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write(context, bytes);
-        this.watch(context, write)
+        this.stall.watch(context, write)
     }
 
     fn poll_write_vectored(
@@ -66,7 +79,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write_vectored(context, slices);
-        this.watch(context, write)
+        this.stall.watch(context, write)
     }
 
     fn is_write_vectored(&self) -> bool {

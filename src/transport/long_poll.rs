@@ -26,7 +26,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     let (caller, opening) = admit(call)?;
     let edge = &caller.edge;
-    let wait = call.query().number("wait")?.unwrap_or(WAIT_SECONDS).min(WAIT_SECONDS_MAX);
+    let patience = patience(call.query().number("wait")?);
     let _active = edge.metrics.connection(Transport::Poll);
     let mut subscriptions = Subscriptions::new();
     let joined = caller.join_all(&mut subscriptions, &opening, Lease::Poll);
@@ -38,8 +38,9 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
             envelopes.push(joined);
         }
     }
+    subscriptions.turn_by_cursors();
     read(&caller, &mut subscriptions, &mut envelopes)?;
-    let mut deadline = Instant::now() + Duration::from_secs(wait);
+    let mut deadline = Instant::now() + patience;
     if let Some(left) = caller.who.expires_in() {
         // The next poll is then refused.
         deadline = deadline.min(Instant::now() + left);
@@ -80,6 +81,11 @@ fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
     Ok((caller, opening))
 }
 
+/// How long to wait, if so many seconds were asked for.
+fn patience(wait: Option<u64>) -> Duration {
+    Duration::from_secs(wait.unwrap_or(WAIT_SECONDS).min(WAIT_SECONDS_MAX))
+}
+
 fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<Bytes>) -> Result<(), Fault> {
     let mut oldest = None;
     subscriptions.read(&caller.edge, &caller.who.user_id, BATCH_BYTES, |event, _| {
@@ -113,4 +119,18 @@ fn body(envelopes: &[Bytes], cursor: &str) -> Vec<u8> {
     body.extend_from_slice(cursor.as_bytes());
     body.extend_from_slice(b"\"}");
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_waits_25_seconds_unless_told_and_60_at_most() {
+        for (wait, seconds) in
+            [(None, 25), (Some(0), 0), (Some(60), 60), (Some(61), 60), (Some(u64::MAX), 60)]
+        {
+            assert_eq!(patience(wait), Duration::from_secs(seconds), "{wait:?}");
+        }
+    }
 }

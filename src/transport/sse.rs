@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::http::HeaderValue;
-use hyper::{Response, header};
+use hyper::{Response, Version, header};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -40,7 +40,7 @@ pub fn open(call: &Call) -> Result<Answer, Fault> {
         push_event(&mut head, Some(&cursor), &joined?);
     }
     caller.edge.metrics.sent(Transport::Sse, 1 + opening.joins.len() as u64);
-    Ok(answer(Content::Events(Box::new(SseBody::new(caller, subscriptions, head.into()))).into()))
+    Ok(answer(call, Content::Events(Box::new(SseBody::new(caller, subscriptions, head.into()))).into()))
 }
 
 /// Answers `HEAD /v1/sse`: what a `GET` would be told, without a subscription and without being present.
@@ -50,7 +50,7 @@ pub fn open(call: &Call) -> Result<Answer, Fault> {
 pub fn head(call: &Call) -> Result<Answer, Fault> {
     let (caller, opening) = admit(call)?;
     opening.joins.iter().try_for_each(|join| caller.may_join(&join.channel))?;
-    Ok(answer(Body::EMPTY))
+    Ok(answer(call, Body::EMPTY))
 }
 
 /// Who asks, and for what.
@@ -64,13 +64,17 @@ fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
     Ok((caller, opening))
 }
 
-fn answer(body: Body) -> Answer {
+fn answer(call: &Call, body: Body) -> Answer {
     let mut answer = Response::new(body);
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     // nginx and those who follow it would hold events back.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if call.head.version == Version::HTTP_10 {
+        // RFC 9112 §9.3: what has no length ends with its connection. Hyper keeps alive what says 1.1.
+        *answer.version_mut() = Version::HTTP_10;
+    }
     answer
 }
 

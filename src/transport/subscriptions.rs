@@ -224,6 +224,17 @@ impl Subscriptions {
         Ok(false)
     }
 
+    /// Has the next read begin at a channel that follows from where the cursors stand. A poll keeps no turn: so it comes
+    /// to each channel though one always has more, and still answers the same to who asks twice.
+    pub fn turn_by_cursors(&mut self) {
+        let mix = |mixed: u64, subscription: &Subscription| {
+            (mixed ^ subscription.position().seq).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+        };
+        // The upper half of a product is the mixed one; it fits everywhere.
+        let turn = usize::try_from(self.joined.iter().fold(0, mix) & 0xffff_ffff).unwrap_or(0);
+        self.turn = turn % self.joined.len().max(1);
+    }
+
     /// Where the subscriber stands; with its place among `node`'s passing envelopes, for a poll.
     pub fn cursor_string(&self, node: Option<u32>) -> String {
         let places = self.joined.iter().map(|subscription| {

@@ -75,6 +75,7 @@ class Browser:
     def __init__(self, connection):
         self.connection = connection
         self.problems: list[str] = []
+        self.handshakes: list[dict] = []  # answers to WebSockets' handshakes, on pages whose `Network` is enabled
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future] = {}
 
@@ -85,6 +86,8 @@ class Browser:
                 waiting.set_result(message)
             elif message.get("method") == "Runtime.exceptionThrown":
                 self.problems.append(json.dumps(message["params"]["exceptionDetails"])[:1000])
+            elif message.get("method") == "Network.webSocketHandshakeResponseReceived":
+                self.handshakes.append(message["params"]["response"])
 
     async def call(self, method: str, parameters: dict | None = None, session: str | None = None) -> dict:
         number = next(self._ids)

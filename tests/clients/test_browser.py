@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from chromium import chromium
+from forwarder import MESSAGES, cut_now_and_then, forwarder
 from transports import publish, websocket
 
 
@@ -53,12 +54,63 @@ async def test_a_websocket_of_a_page_chats(page_edge, site, room, tmp_path):
         """)
         await page.wait_for("got.some((envelope) => envelope.type === 'room_joined')")
         assert await page.evaluate("socket.protocol") == "tidegate.v1.json"
+        assert await page.evaluate("socket.extensions.split(';')[0]") == "permessage-deflate"
         assert await page.evaluate("got[0].payload.user_id") == "alice"
+        await bob.publish(room, "much " * 1000)
+        await page.wait_for("got.some((envelope) => envelope.payload.data === 'much '.repeat(1000))")
         await bob.publish(room, "from bob")
         await page.wait_for("got.some((envelope) => envelope.payload.data === 'from bob')")
         message = {"type": "message", "payload": {"channel": room, "data": "from alice"}}
         await page.evaluate(f"socket.send({js(js(message))})")
         assert (await bob.until("message", data="from alice")).payload["sender_id"] == "alice"
+
+
+async def test_a_websocket_of_a_page_goes_over_the_connection_that_is_there(start, room, tmp_path):
+    """RFC 8441: Chromium opens it on a stream of the HTTP/2 connection that brought the page."""
+    edge = start(development=True)
+    async with chromium(tmp_path) as browser:
+        page = await browser.page(edge.url("/"))
+        await page.call("Network.enable")
+        open_before = tcp_connections(edge)
+        await page.run(f"""
+            const url = {js(edge.url("/v1/ws", "wss"))} + "?channels={room}";
+            window.sockets = [1, 2].map(() => new WebSocket(url, "tidegate.v1.json"));
+            window.got = sockets.map(() => []);
+            sockets.forEach((socket, i) => socket.onmessage = (event) => got[i].push(JSON.parse(event.data)));
+        """)
+        joined = "got.every((own) => own.some((envelope) => envelope.type === 'room_joined'))"
+        await page.wait_for(joined)
+        assert [answer["status"] for answer in browser.handshakes] == [200, 200], browser.handshakes
+        assert tcp_connections(edge) == open_before, "no further one"
+        assert await page.evaluate("sockets[0].protocol") == "tidegate.v1.json"
+        large = "x" * 60_000
+        message = {"type": "message", "payload": {"channel": room, "data": large}}
+        await page.evaluate(f"sockets[0].send({js(js(message))})")
+        await page.wait_for(f"got.every((own) => own.some((envelope) => envelope.payload.data === {js(large)}))")
+        close = "new Promise((resolve) => { sockets[0].onclose = resolve; sockets[0].close(4321, 'bye'); })"
+        ended = await page.run(f"const close = await {close}; return [close.code, close.wasClean];")
+        assert ended == [4321, True]
+        refused = await page.run(f"""
+            const socket = new WebSocket({js(edge.url("/v1/ws", "wss"))} + "?token=" + {js(edge.token(ttl=-1))});
+            const told = [];
+            socket.onmessage = (event) => told.push(JSON.parse(event.data).payload.code);
+            const close = await new Promise((resolve) => socket.onclose = resolve);
+            return [told, close.code, close.wasClean];
+        """)
+        assert refused == [[4002], 4002, True]
+        assert tcp_connections(edge) == open_before
+        # The other one, and the connection, live on; a drain is told as over HTTP/1.1.
+        edge.signal()
+        ended = await page.run("""
+            const close = await new Promise((resolve) => sockets[1].onclose = resolve);
+            return [close.code, close.reason.split("=")[0], close.wasClean];
+        """)
+        assert ended == [1012, "restart;retry", True]
+
+
+def tcp_connections(edge) -> int:
+    lines = edge.admin("/metrics").text.splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("tidegate_tcp_connections_active "))
 
 
 @pytest.mark.parametrize(("origin", "expired", "code"), [("allowed", True, 4002), ("other", False, 4003)])
@@ -130,6 +182,28 @@ async def test_an_event_source_goes_on_by_itself_after_a_restart(start, site, ro
             "got.filter(({ envelope }) => envelope.type === 'message').map((m) => m.envelope.payload.data)"
         )
         assert data == ["before", "after"]
+
+
+async def test_an_event_source_that_is_cut_off_comes_back_to_its_place(page_edge, site, room, tmp_path):
+    edge = page_edge
+    async with chromium(tmp_path) as browser, forwarder(edge) as road:
+        page = await browser.page(site["allowed"])
+        # It repeats the whole URL: what `history` asks for must not come again.
+        url = f"https://{road.address}/v1/sse?channels={room}&history=5&token={edge.token()}"
+        await page.run(f"""
+            window.source = new EventSource({js(url)});
+            window.joined = 0;
+            window.got = [];
+            source.onmessage = ({{ data }}) => {{
+                const {{ type, payload }} = JSON.parse(data);
+                if (type === "room_joined") joined += 1;
+                if (type === "message") got.push(payload.data);
+            }};
+        """)
+        await page.wait_for("joined === 1")
+        await cut_now_and_then(edge, room, road, lambda count: page.wait_for(f"got.length >= {count}", seconds=20))
+        assert await page.evaluate("got") == list(range(MESSAGES))
+        assert await page.evaluate("joined") == 4
 
 
 async def test_fetch_of_a_page_polls_publishes_and_reads_refusals(page_edge, site, room, tmp_path):

@@ -49,11 +49,14 @@ test("selects the subprotocol and says who one is", async () => {
   assert.equal((await alice.closed).code, 1000);
 });
 
-test("ignores the offer of a compression that it does not speak, or speaks it", async () => {
-  const alice = connect({ token: ALICE, perMessageDeflate: true });
+test("compresses both ways", async () => {
+  const room = `chat:${randomUUID()}`;
+  const alice = connect({ token: ALICE, query: `?channels=${room}`, perMessageDeflate: { threshold: 0 } });
   await once(alice.socket, "open");
-  alice.send("ping", {}, { correlation_id: "c".repeat(200) });
-  assert.equal((await alice.until("pong")).metadata.correlation_id, "c".repeat(200));
+  assert.match(alice.socket.extensions, /^permessage-deflate/);
+  const data = "compressed ".repeat(500);
+  alice.send("message", { channel: room, data });
+  assert.equal((await alice.until("message")).payload.data, data);
   alice.socket.terminate();
 });
 

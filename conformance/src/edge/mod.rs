@@ -199,6 +199,17 @@ impl Edge {
         self.log.lock().panics.clone()
     }
 
+    /// Asks the started process to drain and go (SIGTERM), and does not wait for it.
+    ///
+    /// # Errors
+    /// When it was not started here, or is gone.
+    pub fn begin_drain(&self) -> std::io::Result<()> {
+        let child =
+            self.child.as_ref().ok_or_else(|| std::io::Error::other("a server of somebody else's"))?;
+        let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
+        if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("kill: {status}"))) }
+    }
+
     /// Whether the started process still runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))

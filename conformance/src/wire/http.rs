@@ -182,6 +182,11 @@ impl Connection {
         self.stream
     }
 
+    /// Gives the bytes below away, with those that were read already.
+    pub fn into_parts(self) -> (Stream, BytesMut) {
+        (self.stream, self.input)
+    }
+
     /// Writes a request.
     ///
     /// # Errors

@@ -5,12 +5,15 @@ mod stream;
 
 pub mod h2;
 mod http;
+pub mod event_source;
+mod raw_events;
 mod sse;
 pub mod websocket;
 
 use std::io;
 
 pub use http::{Connection, Framing, Head, Request, Response};
+pub use raw_events::{RawEvents, Written, written};
 pub use sse::{EventStream, ServerSent};
 pub use stream::{Dial, Stream, Target};
 pub use websocket::WebSocket;

@@ -11,7 +11,7 @@ use hyper::http::HeaderValue;
 use hyper::{HeaderMap, Response, StatusCode, header};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use super::{Call, Serving, Stall};
+use super::{Call, Serving, Untaken};
 use crate::close::{Fault, Kind};
 use crate::envelope;
 use crate::transport::sse::SseBody;
@@ -27,7 +27,7 @@ pub type Answer = Response<Body>;
 pub struct Body {
     content: Content,
     serving: Option<Serving>,
-    stall: Option<Arc<Stall>>,
+    untaken: Option<Arc<Untaken>>,
 }
 
 /// What a body holds.
@@ -40,16 +40,16 @@ pub enum Content {
 
 impl Body {
     /// No bytes.
-    pub const EMPTY: Self = Self { content: Content::Full(None), serving: None, stall: None };
+    pub const EMPTY: Self = Self { content: Content::Full(None), serving: None, untaken: None };
 
     /// Counts as being served until this body has ended.
     pub fn set_serving(&mut self, serving: Serving) {
         self.serving = Some(serving);
     }
 
-    /// Gives its bytes away piece by piece, and notes in `stall` when one waits for the client.
-    pub fn set_stall(&mut self, stall: Arc<Stall>) {
-        self.stall = Some(stall);
+    /// Gives its bytes away piece by piece, and notes in `untaken` when one waits for the client.
+    pub fn set_untaken(&mut self, untaken: Arc<Untaken>) {
+        self.untaken = Some(untaken);
         self.count_waiting();
     }
 
@@ -67,7 +67,7 @@ impl Body {
 
 impl From<Content> for Body {
     fn from(content: Content) -> Self {
-        Self { content, serving: None, stall: None }
+        Self { content, serving: None, untaken: None }
     }
 }
 
@@ -80,16 +80,16 @@ impl hyper::body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        if let Some(stall) = &this.stall {
-            stall.end();
+        if let Some(untaken) = &this.untaken {
+            untaken.end();
         }
         let chunk = match &mut this.content {
-            Content::Full(bytes) if this.stall.is_some() => Poll::Ready(take_piece(bytes)),
+            Content::Full(bytes) if this.untaken.is_some() => Poll::Ready(take_piece(bytes)),
             Content::Full(bytes) => Poll::Ready(bytes.take()),
             Content::Events(events) => events.poll_chunk(context),
         };
-        if let (Poll::Ready(Some(_)), Some(stall)) = (&chunk, &this.stall) {
-            stall.begin();
+        if let (Poll::Ready(Some(_)), Some(untaken)) = (&chunk, &this.untaken) {
+            untaken.begin();
             this.count_waiting();
         }
         chunk.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))

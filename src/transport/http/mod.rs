@@ -4,10 +4,10 @@ mod answer;
 mod call;
 mod form;
 mod in_flight;
-mod stall;
+mod untaken;
 
 pub use answer::{Answer, Body, Content, json, problem, refusal_stream, typed};
 pub use call::{Call, Opening, Query};
 pub use form::check;
 pub use in_flight::{InFlight, Serving};
-pub use stall::{STALL, Stall};
+pub use untaken::{UNTAKEN, Untaken};

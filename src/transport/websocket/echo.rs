@@ -5,6 +5,7 @@ use fastwebsockets::OpCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::frames::Inbound;
+use super::handshake::Upgrade;
 use super::wire::{Loss, Wire};
 use crate::close::{Fault, Kind};
 use crate::envelope;
@@ -15,20 +16,19 @@ pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
     edge: &Edge,
     stream: S,
     unread: Bytes,
-    refusal: Option<Fault>,
+    upgrade: Upgrade,
 ) {
-    let limits = &edge.config.limits;
-    let (mut wire, mut fed) = Wire::new(stream, &unread, limits.message_bytes, limits.queue_bytes);
-    if let Some(fault) = refusal {
-        wire.outbox.text(&envelope::encode_error(&fault, None));
+    let (mut wire, mut fed) = Wire::new(stream, &unread, &edge.config.limits, upgrade.deflate);
+    if let Err(fault) = upgrade.who {
+        wire.outbox.message(OpCode::Text, &envelope::encode_error(&fault, None));
         return wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;
     }
     loop {
         while let Some(inbound) = wire.arrived.pop_front() {
             match inbound {
-                Inbound::Text(text) => wire.outbox.frame(OpCode::Text, &text),
-                Inbound::Binary(bytes) => wire.outbox.frame(OpCode::Binary, &bytes),
-                Inbound::Ping(payload) => wire.outbox.frame(OpCode::Pong, &payload),
+                Inbound::Text(text) => wire.outbox.message(OpCode::Text, &text),
+                Inbound::Binary(bytes) => wire.outbox.message(OpCode::Binary, &bytes),
+                Inbound::Ping(payload) => wire.outbox.control(OpCode::Pong, &payload),
                 Inbound::Pong => {}
                 Inbound::Close(code) => return wire.goodbye(code, "", true).await,
             }

@@ -1,13 +1,19 @@
-//! From bytes to messages: the guard checks and finds the frames, fastwebsockets reads them, fragments are put
-//! together. Holds no buffer while there is nothing unfinished, which is most of a connection's life.
+//! From bytes to messages: the guard checks and finds the frames, fastwebsockets unmasks them, fragments are put
+//! together and what is compressed is inflated. Holds no buffer while there is nothing unfinished, which is most of a
+//! connection's life.
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
-use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocketError, WebSocketRead, after_handshake_split};
-use futures_util::FutureExt as _;
+use bytes::{Buf as _, Bytes, BytesMut};
+use fastwebsockets::{Frame, OpCode, Payload};
 
 use super::guard::{Fault as FrameFault, Guard, Limits};
+use crate::deflate::inflate;
+
+const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
+const OPCODE: u8 = 0x0f;
+const LENGTH: u8 = 0x7f;
 
 /// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,25 +37,47 @@ pub struct FrameReader {
     inbox: BytesMut,
     /// The fragments of the open message.
     fragments: Vec<u8>,
-    text: bool,
+    /// The first byte of the message that is open, or was last.
+    opened: u8,
+    failed: Option<FrameFault>,
 }
 
 impl FrameReader {
-    /// A reader for a connection whose handshake has just ended.
-    pub fn new(message_bytes: usize) -> Self {
+    /// A reader for a connection whose handshake has just ended; `deflate` says whether messages may be compressed.
+    pub fn new(message_bytes: usize, deflate: bool) -> Self {
         Self {
-            guard: Guard::new(Limits { message_bytes }),
+            guard: Guard::new(Limits { message_bytes, deflate }),
             inbox: BytesMut::new(),
             fragments: Vec::new(),
-            text: false,
+            opened: 0,
+            failed: None,
         }
     }
 
     /// Takes the bytes that came next and adds what they complete to `arrived`.
     ///
     /// # Errors
-    /// What the client did wrong; what it sent before that has been added.
+    /// What the client did wrong, then and ever after; what it sent before that has been added.
     pub fn feed(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
+        if let Some(fault) = self.failed {
+            return Err(fault);
+        }
+        let fed = self.take(fresh, arrived);
+        self.failed = fed.err();
+        fed
+    }
+
+    /// Whether nothing unfinished is held.
+    pub fn is_between_messages(&self) -> bool {
+        self.guard.at_message_boundary()
+    }
+
+    /// Whether the client has broken RFC 6455 or 7692: what it sends from then on is not read any more.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    fn take(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
         let before = self.inbox.len();
         let (complete, verdict) = match self.guard.scan(fresh) {
             Ok(progress) => (progress.complete, Ok(())),
@@ -58,12 +86,12 @@ impl FrameReader {
         if complete == 0 {
             self.inbox.extend_from_slice(fresh);
         } else if before == 0 {
-            self.read_frames(&fresh[..complete], arrived);
+            self.read_frames(BytesMut::from(&fresh[..complete]), arrived)?;
             self.inbox.extend_from_slice(&fresh[complete..]);
         } else {
             self.inbox.extend_from_slice(fresh);
             let frames = self.inbox.split_to(before + complete);
-            self.read_frames(&frames, arrived);
+            self.read_frames(frames, arrived)?;
         }
         if self.inbox.is_empty() {
             self.inbox = BytesMut::new();
@@ -71,66 +99,78 @@ impl FrameReader {
         verdict
     }
 
-    /// Whether nothing unfinished is held.
-    pub fn is_between_messages(&self) -> bool {
-        self.guard.at_message_boundary()
-    }
-
-    fn read_frames(&mut self, frames: &[u8], arrived: &mut VecDeque<Inbound>) {
-        let (mut reader, _) = after_handshake_split(frames, tokio::io::sink(), Role::Server);
-        reader.set_auto_close(false);
-        reader.set_auto_pong(false);
-        // The guard has counted already, over fragments.
-        reader.set_max_message_size(usize::MAX);
-        while let Some(frame) = next_frame(&mut reader) {
-            if let Some(inbound) = self.assemble(frame) {
+    /// Reads whole frames that the guard has passed.
+    fn read_frames(
+        &mut self,
+        mut bytes: BytesMut,
+        arrived: &mut VecDeque<Inbound>,
+    ) -> Result<(), FrameFault> {
+        while let Some((first, payload)) = next_frame(&mut bytes) {
+            if let Some(inbound) = self.assemble(first, payload)? {
                 arrived.push_back(inbound);
             }
         }
+        Ok(())
     }
 
-    fn assemble(&mut self, frame: Frame<'_>) -> Option<Inbound> {
-        let (opcode, fin) = (frame.opcode, frame.fin);
-        let payload = match frame.payload {
-            Payload::Bytes(bytes) => bytes.freeze(),
-            other => Bytes::from(Vec::from(other)),
-        };
+    fn assemble(&mut self, first: u8, payload: Bytes) -> Result<Option<Inbound>, FrameFault> {
+        let opcode = OpCode::try_from(first & OPCODE).expect("the guard passes no other");
         match opcode {
-            OpCode::Ping => return Some(Inbound::Ping(payload)),
-            OpCode::Pong => return Some(Inbound::Pong),
+            OpCode::Ping => return Ok(Some(Inbound::Ping(payload))),
+            OpCode::Pong => return Ok(Some(Inbound::Pong)),
             OpCode::Close => {
                 let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-                return Some(Inbound::Close(code));
+                return Ok(Some(Inbound::Close(code)));
             }
-            OpCode::Text => self.text = true,
-            OpCode::Binary => self.text = false,
+            OpCode::Text | OpCode::Binary => self.opened = first,
             OpCode::Continuation => {}
         }
-        let whole = if opcode != OpCode::Continuation && fin {
+        let fin = first & FIN != 0;
+        if opcode != OpCode::Continuation && fin {
+            return self.finish(payload).map(Some);
+        }
+        self.fragments.extend_from_slice(&payload);
+        if !fin {
+            return Ok(None);
+        }
+        let whole = std::mem::take(&mut self.fragments);
+        self.finish(whole.into()).map(Some)
+    }
+
+    /// A message whose last frame has come.
+    fn finish(&self, payload: Bytes) -> Result<Inbound, FrameFault> {
+        let is_text = self.opened & OPCODE == OpCode::Text as u8;
+        let message = if self.opened & RSV1 == 0 {
             payload
         } else {
-            self.fragments.extend_from_slice(&payload);
-            if !fin {
-                return None;
+            let message = inflate(&payload, self.guard.message_bytes())?;
+            // The guard can't read what is compressed.
+            if is_text && simdutf8::basic::from_utf8(&message).is_err() {
+                return Err(FrameFault::InvalidUtf8);
             }
-            Bytes::from(std::mem::take(&mut self.fragments))
+            message
         };
-        Some(if self.text { Inbound::Text(whole) } else { Inbound::Binary(whole) })
+        Ok(if is_text { Inbound::Text(message) } else { Inbound::Binary(message) })
     }
 }
 
-/// The next frame of bytes that hold whole frames only; `None` at their end.
-fn next_frame<'a>(reader: &mut WebSocketRead<&[u8]>) -> Option<Frame<'a>> {
-    // No obligation to send can arise: pong and close are answered by the connection.
-    let mut never = |_: Frame<'a>| std::future::ready(Ok::<(), WebSocketError>(()));
-    let frame = reader.read_frame(&mut never).now_or_never()?.ok()?;
-    Some(Frame::new(frame.fin, frame.opcode, None, own(frame.payload)))
-}
-
-fn own<'a>(payload: Payload<'_>) -> Payload<'a> {
-    match payload {
-        Payload::Bytes(bytes) => Payload::Bytes(bytes),
-        other => Payload::Owned(other.into()),
+/// Takes a masked frame (RFC 6455 §5.2) from the front of whole ones: its first byte, and its payload as it was meant.
+fn next_frame(bytes: &mut BytesMut) -> Option<(u8, Bytes)> {
+    let (first, second) = (*bytes.first()?, *bytes.get(1)?);
+    let (head, length) = match second & LENGTH {
+        126 => (4, u16::from_be_bytes(*bytes[2..].first_chunk()?).into()),
+        127 => (10, usize::try_from(u64::from_be_bytes(*bytes[2..].first_chunk()?)).ok()?),
+        short => (2, short.into()),
+    };
+    let mask: [u8; 4] = *bytes.get(head..)?.first_chunk()?;
+    bytes.advance(head + mask.len());
+    let payload = if bytes.len() == length { std::mem::take(bytes) } else { bytes.split_to(length) };
+    // The payload is all that it needs to unmask.
+    let mut frame = Frame::new(true, OpCode::Binary, Some(mask), Payload::Bytes(payload));
+    frame.unmask();
+    match frame.payload {
+        Payload::Bytes(payload) => Some((first, payload.freeze())),
+        other => Some((first, Vec::from(other).into())),
     }
 }
 
@@ -149,13 +189,21 @@ mod tests {
 
     #[test]
     fn messages_come_out_whole_however_they_are_cut() {
+        // RFC 7692 §7.2.3.1
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         let stream = [
             frame(0x81, b"one"),
             frame(0x01, b"t"),
             frame(0x89, b"ping"),
             frame(0x00, b"w"),
             frame(0x80, b"o"),
+            frame(0xc1, &hello),
             frame(0x82, &[0xff]),
+            frame(0x41, &hello[..3]),
+            frame(0x8a, b""),
+            frame(0x80, &hello[3..]),
+            frame(0x81, b"plain"),
+            frame(0xc2, &[0x00]),
             frame(0x88, &[0x03, 0xe8]),
         ]
         .concat();
@@ -163,11 +211,16 @@ mod tests {
             Inbound::Text("one".into()),
             Inbound::Ping("ping".into()),
             Inbound::Text("two".into()),
+            Inbound::Text("Hello".into()),
             Inbound::Binary(Bytes::from_static(&[0xff])),
+            Inbound::Pong,
+            Inbound::Text("Hello".into()),
+            Inbound::Text("plain".into()),
+            Inbound::Binary(Bytes::new()),
             Inbound::Close(Some(1000)),
         ];
         for size in 1..=stream.len() {
-            let mut reader = FrameReader::new(100);
+            let mut reader = FrameReader::new(100, true);
             let mut arrived = VecDeque::new();
             for chunk in stream.chunks(size) {
                 reader.feed(chunk, &mut arrived).unwrap();
@@ -179,12 +232,32 @@ mod tests {
 
     #[test]
     fn what_came_before_a_violation_still_counts() {
-        let mut reader = FrameReader::new(100);
+        let mut reader = FrameReader::new(100, true);
         let mut arrived = VecDeque::new();
         let unmasked = [0x81, 1, b'x'];
         let fault =
             reader.feed(&[frame(0x81, b"good"), unmasked.to_vec()].concat(), &mut arrived).unwrap_err();
         assert_eq!(arrived, [Inbound::Text("good".into())]);
         assert_eq!(fault.code(), 1002);
+    }
+
+    #[test]
+    fn compressed_messages_are_judged_by_what_is_in_them() {
+        let deflated = |message: &[u8]| crate::deflate::deflate(message).unwrap();
+        for (payload, code) in [
+            (deflated(&[b'x'; 101]), 4005),
+            (deflated(&[0xff; 50]), 1007),
+            (Bytes::from_static(b"not deflate"), 1007),
+        ] {
+            let mut reader = FrameReader::new(100, true);
+            let mut arrived = VecDeque::new();
+            let bytes = [frame(0x81, b"good"), frame(0xc1, &payload)].concat();
+            let fault = reader.feed(&bytes, &mut arrived).unwrap_err();
+            assert_eq!((fault.code(), arrived.len()), (code, 1), "{payload:?}");
+        }
+        let mut reader = FrameReader::new(100, true);
+        let mut arrived = VecDeque::new();
+        reader.feed(&frame(0xc1, &deflated(&[b'x'; 100])), &mut arrived).unwrap();
+        assert_eq!(arrived, [Inbound::Text(vec![b'x'; 100].into())]);
     }
 }

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::Request;
+use hyper::ext::Protocol;
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use uuid::Uuid;
 
+use super::extensions::{self, Deflate};
 use crate::auth::Identity;
 use crate::close::{Fault, Kind};
 use crate::config::AuthMode;
@@ -26,6 +29,8 @@ pub struct Upgrade {
     pub who: Result<Option<Arc<Identity>>, Fault>,
     /// What the query asks to join.
     pub opening: Result<Opening, Fault>,
+    /// How messages are compressed, if they are.
+    pub deflate: Option<Deflate>,
     /// It is `/echo`.
     pub echo: bool,
 }
@@ -54,18 +59,48 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
             return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
         }
     };
-    let who = who(call);
-    // Who is refused is not worth the reading of what it wants.
-    let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
-    let upgrade = Upgrade { client_id: call.connection, who, opening, echo };
     let mut answer = Response::new(Body::EMPTY);
     *answer.status_mut() = switching.status();
     *answer.headers_mut() = switching.headers().clone();
+    agree(call, answer, echo)
+}
+
+/// Answers an extended `CONNECT`, the handshake of HTTP/2 (RFC 8441 §5): `:protocol` and the status stand for what
+/// `Upgrade`, `Connection`, `Sec-WebSocket-Key` and `-Accept` say over HTTP/1.1. The rest is the same.
+pub fn accept_stream(call: &Call, echo: bool) -> (Answer, Option<Upgrade>) {
+    let refuse = |fault: &Fault| call.refuse(crate::metrics::Transport::WebSocket, fault);
+    let protocol = call.head.extensions.get::<Protocol>();
+    if !protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket")) {
+        // RFC 9220 §3, which says for both versions what RFC 8441 left open.
+        return (refuse(&Fault::new(Kind::NotImplemented, "the one :protocol here is websocket")), None);
+    }
+    let mut versions = call.head.headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    if (versions.next().map(HeaderValue::as_bytes), versions.next()) != (Some(b"13"), None) {
+        // RFC 6455 §4.2.2, but not its 426: HTTP/2 knows no Upgrade (RFC 9113 §8.6).
+        let mut answer = refuse(&Fault::malformed("Sec-WebSocket-Version must be 13"));
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return (answer, None);
+    }
+    agree(call, Response::new(Body::EMPTY), echo)
+}
+
+/// What both handshakes have in common: who comes for what, and what `answer` says to the offers.
+fn agree(call: &Call, mut answer: Answer, echo: bool) -> (Answer, Option<Upgrade>) {
+    let Ok(deflate) = deflate(call) else {
+        let fault = Fault::malformed("Sec-WebSocket-Extensions is no list of extensions");
+        return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
+    };
+    let who = who(call);
+    // Who is refused is not worth the reading of what it wants.
+    let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
     if offers_subprotocol(call) {
         let chosen = HeaderValue::from_static(SUBPROTOCOL);
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
     }
-    (answer, Some(upgrade))
+    if let Some(deflate) = deflate {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, deflate.answer());
+    }
+    (answer, Some(Upgrade { client_id: call.connection, who, opening, deflate, echo }))
 }
 
 fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
@@ -75,11 +110,25 @@ fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
     }
 }
 
+fn deflate(call: &Call) -> Result<Option<Deflate>, extensions::Malformed> {
+    let compression = &call.edge.config.compression;
+    if !compression.enabled {
+        return Ok(None);
+    }
+    extensions::negotiate(&call.head.headers, compression.min_bytes)
+}
+
+/// Takes a key whose last bits are not zero: that of RFC 6455 §4.1's own example is one.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
 /// RFC 6455 §4.2.1: a key that is 16 bytes in base64.
 fn has_key(call: &Call) -> bool {
     let mut keys = call.head.headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else { return false };
-    STANDARD.decode(key).is_ok_and(|key| key.len() == 16)
+    BASE64.decode(key).is_ok_and(|key| key.len() == 16)
 }
 
 fn offers_subprotocol(call: &Call) -> bool {

@@ -3,6 +3,7 @@
 
 mod clock;
 mod echo;
+mod extensions;
 mod frames;
 pub mod guard;
 mod handshake;
@@ -11,5 +12,6 @@ mod session;
 mod wire;
 
 pub use echo::echo;
-pub use handshake::{Upgrade, accept};
+pub use frames::{FrameReader, Inbound};
+pub use handshake::{Upgrade, accept, accept_stream};
 pub use session::Session;

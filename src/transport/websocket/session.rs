@@ -15,7 +15,6 @@ use uuid::Uuid;
 use super::clock::Clock;
 use super::frames::Inbound;
 use super::handshake::Upgrade;
-use super::outbox::Outbox;
 use super::wire::{Loss, Wire};
 use crate::auth::Identity;
 use crate::channel::{Channel, metadata_timestamp};
@@ -94,8 +93,7 @@ pub struct Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Takes over after the handshake; `unread` are bytes that came with it.
     pub fn begin(edge: &Arc<Edge>, upgrade: Upgrade, stream: S, unread: &Bytes) -> Box<Self> {
-        let limits = &edge.config.limits;
-        let (wire, fed) = Wire::new(stream, unread, limits.message_bytes, limits.queue_bytes);
+        let (wire, fed) = Wire::new(stream, unread, &edge.config.limits, upgrade.deflate);
         let (now, subscriptions) = (Instant::now(), Subscriptions::new());
         let drain = DrainWatch::new(edge, subscriptions.wake());
         let mut session = Box::new(Self {
@@ -182,7 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let Some(inbound) = self.wire.arrived.pop_front() else { break };
             self.hear(inbound).await?;
             if gone {
-                self.wire.outbox = Outbox::default();
+                self.wire.outbox.clear();
             }
         }
         Ok(())
@@ -237,11 +235,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let outbox = &mut self.wire.outbox;
         let (mut count, mut oldest) = (0, None);
         self.subscriptions.read(&self.edge, &who.user_id, BATCH_BYTES, |event, _| {
-            outbox.text(event.json());
-            count += 1;
-            if let (Event::Message(message), None) = (&event, oldest) {
-                oldest = Some(message.appended);
+            match &event {
+                Event::Message(message) => {
+                    outbox.stored(message);
+                    oldest.get_or_insert(message.appended);
+                }
+                Event::Gap(_) | Event::Passing(_) => outbox.message(OpCode::Text, event.json()),
             }
+            count += 1;
         })?;
         self.edge.metrics.sent(Transport::WebSocket, count);
         if let Some(appended) = oldest {
@@ -262,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 if let Err(fault) = self.quota.request() {
                     return self.refuse(fault, None).map_err(End::from);
                 }
-                self.wire.outbox.frame(OpCode::Pong, &payload);
+                self.wire.outbox.control(OpCode::Pong, &payload);
                 Ok(())
             }
             Inbound::Pong => Ok(()),
@@ -384,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn say(&mut self, json: &[u8]) {
-        self.wire.outbox.text(json);
+        self.wire.outbox.message(OpCode::Text, json);
         self.edge.metrics.sent(Transport::WebSocket, 1);
     }
 
@@ -427,7 +428,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if clock.ping_due <= now {
             clock.pinged.get_or_insert(now);
             clock.ping_due = now + heartbeat.interval;
-            self.wire.outbox.frame(OpCode::Ping, &[]);
+            self.wire.outbox.control(OpCode::Ping, &[]);
         }
         Ok(())
     }
@@ -444,7 +445,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 metrics.fault(Transport::WebSocket, fault.kind);
                 metrics.closed(Transport::WebSocket, fault.kind.code(), fault.kind.reason());
                 if fault.kind != Kind::Restart && !this.told {
-                    wire.outbox.text(&envelope::encode_error(&fault, None));
+                    wire.outbox.message(OpCode::Text, &envelope::encode_error(&fault, None));
                     metrics.sent(Transport::WebSocket, 1);
                 }
                 wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;

@@ -13,9 +13,11 @@ use fastwebsockets::OpCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
+use super::extensions::Deflate;
 use super::frames::{FrameReader, Inbound};
 use super::guard;
 use super::outbox::Outbox;
+use crate::config::Limits;
 
 /// How a connection ended, from the frames' point of view.
 #[derive(Debug)]
@@ -54,16 +56,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub fn new(
         stream: S,
         unread: &Bytes,
-        message_bytes: usize,
-        queue_bytes: usize,
+        limits: &Limits,
+        deflate: Option<Deflate>,
     ) -> (Self, Result<(), Loss>) {
         let mut wire = Self {
             stream,
-            reader: FrameReader::new(message_bytes),
-            outbox: Outbox::default(),
+            reader: FrameReader::new(limits.message_bytes, deflate.is_some()),
+            outbox: Outbox::new(deflate),
             arrived: VecDeque::new(),
             flushing: false,
-            queue_bytes: u32::try_from(queue_bytes).unwrap_or(u32::MAX),
+            queue_bytes: u32::try_from(limits.queue_bytes).unwrap_or(u32::MAX),
         };
         let fed = wire.reader.feed(unread, &mut wire.arrived).map_err(Loss::Violation);
         (wire, fed)
@@ -93,14 +95,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Writes what waits and a close frame, then gives the peer a moment to answer with its own, unless it was the
-    /// first (RFC 6455 §7.1.1: the server closes the TCP connection, after the closing handshake).
+    /// first (RFC 6455 §7.1.1: the server closes the TCP connection, after the closing handshake). After a violation no
+    /// answer counts any more (§7.1.7), so the server ends its side at once.
     pub async fn goodbye(mut self, code: Option<u16>, reason: &str, answered: bool) {
         match code {
             Some(code) => self.outbox.close(code, reason),
-            None => self.outbox.frame(OpCode::Close, &[]),
+            None => self.outbox.control(OpCode::Close, &[]),
         }
         let farewell = async {
             std::future::poll_fn(|context| self.poll_write(context)).await?;
+            if self.reader.has_failed() {
+                self.stream.shutdown().await?;
+                self.wait_for_close().await;
+                return Ok(());
+            }
             if !answered {
                 self.wait_for_close().await;
             }

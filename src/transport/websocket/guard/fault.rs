@@ -4,6 +4,8 @@
 
 use thiserror::Error;
 
+use crate::deflate::InflateError;
+
 /// A client's breach of the frame layer. Displays as its [reason](Fault::reason).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 #[error("{}", self.reason())]
@@ -33,7 +35,9 @@ pub enum Fault {
     /// Bytes in a text message or a close reason that are not UTF-8, or end within a character (RFC 6455
     /// §8.1).
     InvalidUtf8,
-    /// A message that announces more than the limit over its fragments.
+    /// A compressed message that can't be inflated (RFC 7692 §7.2.2).
+    InvalidDeflate,
+    /// A message that announces, or holds when inflated, more than the limit over its fragments.
     MessageTooLarge,
 }
 
@@ -41,7 +45,7 @@ impl Fault {
     /// The status code to close with: RFC 6455 §7.4.1's, or the service's own 4005.
     pub const fn code(self) -> u16 {
         match self {
-            Self::InvalidUtf8 => 1007,
+            Self::InvalidUtf8 | Self::InvalidDeflate => 1007,
             Self::MessageTooLarge => 4005,
             _ => 1002,
         }
@@ -62,7 +66,17 @@ impl Fault {
             Self::CloseTooShort => "close payload of one byte",
             Self::CloseCode => "invalid close code",
             Self::InvalidUtf8 => "text is not valid UTF-8",
+            Self::InvalidDeflate => "compressed data is invalid",
             Self::MessageTooLarge => "message too large",
+        }
+    }
+}
+
+impl From<InflateError> for Fault {
+    fn from(error: InflateError) -> Self {
+        match error {
+            InflateError::Invalid => Self::InvalidDeflate,
+            InflateError::TooLarge => Self::MessageTooLarge,
         }
     }
 }

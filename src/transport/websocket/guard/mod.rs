@@ -22,6 +22,7 @@ const HEAD_BYTES: usize = 14;
 
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
+const RSV1: u8 = 0x40;
 const OPCODE: u8 = 0x0F;
 const MASKED: u8 = 0x80;
 const LENGTH: u8 = 0x7F;
@@ -31,6 +32,8 @@ const LENGTH: u8 = 0x7F;
 pub struct Limits {
     /// Most payload bytes of one message, over all its fragments; a message of exactly so many passes.
     pub message_bytes: usize,
+    /// Whether permessage-deflate was agreed on: RSV1 marks a compressed message then (RFC 7692 §6).
+    pub deflate: bool,
 }
 
 /// What a scan found in the bytes given to it.
@@ -50,7 +53,8 @@ pub struct Progress {
 /// Follows the frames of one connection. Costs 64 bytes at most and no heap.
 #[derive(Debug)]
 pub struct Guard {
-    limits: Limits,
+    message_bytes: usize,
+    deflate: bool,
     /// Payload bytes that the open message has announced; never above the limit.
     announced: usize,
     /// One is enough for messages and for a close reason between their fragments: nothing is read after a
@@ -87,6 +91,8 @@ struct Frame {
 enum Kind {
     Text,
     Binary,
+    /// Compressed, text or binary.
+    Deflated,
     Close,
     /// Ping or Pong.
     Heartbeat,
@@ -96,7 +102,8 @@ impl Guard {
     /// A guard for a connection whose handshake has just ended.
     pub fn new(limits: Limits) -> Self {
         Self {
-            limits,
+            message_bytes: limits.message_bytes,
+            deflate: limits.deflate,
             announced: 0,
             utf8: Utf8::START,
             stage: Stage::Head,
@@ -104,6 +111,11 @@ impl Guard {
             head: [0; HEAD_BYTES],
             held: 0,
         }
+    }
+
+    /// Most payload bytes of one message, as [`Limits`] has it.
+    pub const fn message_bytes(&self) -> usize {
+        self.message_bytes
     }
 
     /// Scans `fresh`, the bytes that came after all bytes scanned before, cut anywhere. Bytes after a Close
@@ -207,11 +219,11 @@ impl Guard {
     #[inline]
     fn enter(&mut self, frame: Frame) {
         match frame.kind {
-            Kind::Text | Kind::Binary if frame.fin => {
+            Kind::Text | Kind::Binary | Kind::Deflated if frame.fin => {
                 self.open = None;
                 self.announced = 0;
             }
-            Kind::Text | Kind::Binary => {
+            Kind::Text | Kind::Binary | Kind::Deflated => {
                 self.open = Some(frame.kind);
                 self.announced += frame.left;
             }
@@ -258,7 +270,7 @@ impl Guard {
             return Err(Fault::CloseTooShort);
         }
         let Some((left, rest)) = length(short, rest)? else { return Ok(None) };
-        if !control && left > self.limits.message_bytes - self.announced {
+        if !control && left > self.most(kind) - self.announced {
             return Err(Fault::MessageTooLarge);
         }
         let Some((key, rest)) = rest.split_first_chunk() else { return Ok(None) };
@@ -279,7 +291,7 @@ impl Guard {
     #[inline]
     fn admit(&self, first: u8) -> Result<(Kind, bool), Fault> {
         if first & RESERVED != 0 {
-            return Err(Fault::ReservedBits);
+            return self.admit_marked(first);
         }
         let fin = first & FIN != 0;
         let kind = match (first & OPCODE, self.open) {
@@ -294,6 +306,27 @@ impl Guard {
             _ => return Err(Fault::UnknownOpcode),
         };
         Ok((kind, fin))
+    }
+
+    /// The same for one with reserved bits: RSV1 is on the first frame of a compressed message, and nowhere else
+    /// (RFC 7692 §6.1).
+    #[cold]
+    fn admit_marked(&self, first: u8) -> Result<(Kind, bool), Fault> {
+        if !self.deflate || first & RESERVED != RSV1 {
+            return Err(Fault::ReservedBits);
+        }
+        match self.admit(first & !RSV1)? {
+            (Kind::Text | Kind::Binary, fin) if first & OPCODE != 0 => Ok((Kind::Deflated, fin)),
+            _ => Err(Fault::ReservedBits),
+        }
+    }
+
+    /// Most payload bytes of a message. What can't be compressed grows by some bytes per block (RFC 1951 §3.2.4); how
+    /// long it really is shows when it is inflated.
+    #[inline]
+    fn most(&self, kind: Kind) -> usize {
+        let bytes = self.message_bytes;
+        if kind == Kind::Deflated { bytes + bytes / 1024 + 64 } else { bytes }
     }
 }
 

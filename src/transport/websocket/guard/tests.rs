@@ -59,7 +59,7 @@ pub(super) struct Feed {
 impl Feed {
     pub(super) fn new(message_bytes: usize) -> Self {
         let outcome = Outcome { complete: 0, frames: 0, fault: None, closed: false, boundary: true };
-        Self { guard: Guard::new(Limits { message_bytes }), scanned: 0, outcome }
+        Self { guard: Guard::new(Limits { message_bytes, deflate: false }), scanned: 0, outcome }
     }
 
     pub(super) fn piece(&mut self, piece: &[u8]) -> Outcome {
@@ -108,7 +108,7 @@ fn assert_violation(rule: &str, stream: &[u8], shown: usize, fault: Fault) {
     let shown = good.len() + shown;
     assert_eq!(first_shown(200, &stream), Some((shown, fault)), "{rule}: byte by byte");
 
-    let mut guard = Guard::new(Limits { message_bytes: 200 });
+    let mut guard = Guard::new(Limits { message_bytes: 200, deflate: false });
     let violation = guard.scan(&stream[..shown]).expect_err(rule);
     assert!(violation.complete >= good.len() && violation.frames >= 1, "{rule}: the good message counts");
     assert_eq!(violation.fault, fault, "{rule}: whole");
@@ -303,7 +303,7 @@ fn a_message_of_just_the_limit_passes() {
 
 #[test]
 fn progress_says_what_is_still_to_come() {
-    let mut guard = Guard::new(Limits { message_bytes: 200 });
+    let mut guard = Guard::new(Limits { message_bytes: 200, deflate: false });
     let progress = |complete, frames, expected| Ok(Progress { complete, frames, expected });
     let binary = frame(BINARY, &[0; 200]);
     assert_eq!(guard.scan(b""), progress(0, 0, 0));
@@ -356,4 +356,45 @@ fn text_fails_before_its_frame_or_message_ends() {
         assert_eq!(first_shown(200, &stream), fault.map(|(shown, fault)| (12 + shown, fault)));
         assert_eq!(outcome(200, &[&stream]).frames, 1, "what came before is served");
     }
+}
+
+/// What a guard with compression says to a stream, and what one without.
+fn with_and_without_deflate(stream: &[u8]) -> [Option<Fault>; 2] {
+    [true, false].map(|deflate| {
+        let mut guard = Guard::new(Limits { message_bytes: 200, deflate });
+        stream.chunks(1).find_map(|byte| guard.scan(byte).err()).map(|violation| violation.fault)
+    })
+}
+
+/// RFC 7692 §6.1.
+#[test]
+fn rsv1_marks_the_first_frame_of_a_compressed_message() {
+    let refused = Some(Fault::ReservedBits);
+    let begun = |first, next: Vec<u8>| [frame(first, b"\xFF"), next].concat();
+    for (what, stream, verdict) in [
+        ("compressed text is not read as text", frame(0xC1, b"\xFF"), None),
+        ("binary", frame(0xC2, b"\xFF"), None),
+        ("in fragments", begun(0x41, frame(ENDS, b"\xFF")), None),
+        ("a heartbeat in between", begun(0x41, frame(PING, b"\xFF")), None),
+        ("its other frames", begun(0x41, frame(0xC0, b"")), refused),
+        ("another message inside", begun(0x41, frame(0xC1, b"")), Some(Fault::Interleaved)),
+        ("a ping", frame(0xC9, b""), refused),
+        ("a close", frame(0xC8, b""), refused),
+        ("RSV2", frame(0xA1, b""), refused),
+        ("RSV1 and RSV3", frame(0xD1, b""), refused),
+        ("an end of nothing", frame(0xC0, b""), Some(Fault::StrayContinuation)),
+        ("an opcode of nobody", frame(0xC3, b""), Some(Fault::UnknownOpcode)),
+    ] {
+        assert_eq!(with_and_without_deflate(&stream), [verdict, refused], "{what}");
+    }
+    let plain = [&frame(0xC1, b"\xFF")[..], &frame(TEXT, b"\xFF")].concat();
+    assert_eq!(with_and_without_deflate(&plain), [Some(Fault::InvalidUtf8), refused], "the next is plain");
+}
+
+/// 200 bytes that can't be compressed are a little longer when they are.
+#[test]
+fn a_compressed_message_is_bounded_as_well() {
+    let compressed = |bytes: usize| with_and_without_deflate(&frame(0xC1, &vec![0; bytes]))[0];
+    assert_eq!(compressed(264), None);
+    assert_eq!(compressed(265), Some(Fault::MessageTooLarge));
 }

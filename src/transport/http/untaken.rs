@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 tokio::task_local! {
     /// That of the HTTP/2 stream whose task this is.
-    pub static STALL: Arc<Stall>;
+    pub static UNTAKEN: Arc<Untaken>;
 }
 
 /// Since when the last piece of a body has been waiting.
 #[derive(Debug, Default)]
-pub struct Stall(Mutex<Option<Instant>>);
+pub struct Untaken(Mutex<Option<Instant>>);
 
-impl Stall {
+impl Untaken {
     /// A piece was given away.
     pub fn begin(&self) {
         *self.0.lock() = Some(Instant::now());
