@@ -100,7 +100,7 @@ fn round(frame: &[u8], reader: Reader) -> f64 {
                 Reader::SmallReads => read_with_fastwebsockets(SmallReads(stream)).await,
                 Reader::Edge => read_with_edge(stream).await,
             }
-            thread_cpu() - before
+            thread_cpu().saturating_sub(before)
         })
     });
     writing.join().expect("the writer ends");
@@ -177,7 +177,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match u16::try_from(payload.len()).expect("a small frame") {
         short @ ..126 => frame.push(0x80 | short.to_be_bytes()[1]),
-        long => frame.extend([&[0x80 | 126][..], &long.to_be_bytes()].concat()),
+        long => frame.extend([&[0x80 | 0x7e][..], &long.to_be_bytes()].concat()),
     }
     frame.extend(mask);
     frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));

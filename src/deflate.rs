@@ -1,5 +1,5 @@
 //! One message's bytes, compressed as permessage-deflate wants them (RFC 7692 §7.2) and back. Channels compress a
-//! message once for all its subscribers, WebSockets inflate what clients send. No message knows of another: each
+//! message once for all its subscribers, a WebSocket inflates what its client sends. No message knows of another: each
 //! thread has one compressor and one inflater, and nothing is kept per connection.
 
 use std::cell::RefCell;
@@ -131,8 +131,8 @@ mod tests {
     fn comes_back_as_it_was() {
         round(&b"tide ".repeat(100));
         round(&vec![b'x'; 1_000_000]);
-        let json: String = (0..500).map(|n| format!(r#"{{"seq":{n},"data":"{}"}}"#, n * 7919)).collect();
-        round(json.as_bytes());
+        let json: Vec<_> = (0..500).map(|n| format!(r#"{{"seq":{n},"data":"{}"}}"#, n * 7919)).collect();
+        round(json.concat().as_bytes());
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub struct Context {
     pub guesses: Arc<ConnectionQuota>,
     /// What the connection becomes, left here by the request that asked for it.
     pub upgrade: Mutex<Option<Upgrade>>,
-    /// Requests that are being served, and WebSockets on streams.
+    /// Requests that are being served, and each WebSocket on a stream.
     pub in_flight: Arc<InFlight>,
     /// Where each WebSocket on a stream takes one of its own.
     pub places: Places,

@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(begun.elapsed(), Duration::from_secs(30));
 
         stall.end();
-        let news = tokio::time::sleep(Duration::from_secs(3600));
+        let news = tokio::time::sleep(Duration::from_hours(1));
         assert!(watched(news, &stall).await);
     }
 

@@ -178,16 +178,17 @@ mod tests {
         let (mut stream, mut theirs, let_go) = stream(WRITE_BYTES);
         stream.write_all(&[0; WRITE_BYTES]).await.unwrap();
         let began = Instant::now();
+        let bytes = vec![0; 10 * WRITE_BYTES];
         // Every piece that is taken is progress.
         let slow = async {
             for _ in 0..3 {
                 tokio::time::sleep(TIMEOUT / 2).await;
                 theirs.read_exact(&mut [0; WRITE_BYTES]).await.unwrap();
             }
-            pending().await
+            pending::<()>().await;
         };
         let error = tokio::select! {
-            result = stream.write_all(&[0; 10 * WRITE_BYTES]) => result.unwrap_err(),
+            result = stream.write_all(&bytes) => result.unwrap_err(),
             () = slow => unreachable!(),
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -18,6 +18,7 @@ pub struct NoCase(String);
 
 impl CaseId {
     /// The case of that number within a group (`6.4`).
+    #[must_use]
     pub fn within(&self, number: u16) -> Self {
         Self([&self.0[..], &[number]].concat())
     }

@@ -130,7 +130,7 @@ pub async fn check(
         findings.extend(Report::read(&again, &agent.name)?.findings(expected, &cases));
     }
     let elapsed = Some(begun.elapsed());
-    Ok(Verdict { repeated, elapsed, findings, ..Verdict::of(&agent.name, &report, expected, &plan.cases) })
+    Ok(Verdict { findings, repeated, elapsed, ..Verdict::of(&agent.name, &report, expected, &plan.cases) })
 }
 
 /// Judges a report that was made elsewhere, by the suite's Docker image for one: a verdict for each agent in it.

@@ -155,17 +155,16 @@ pub fn block<N: AsRef<[u8]>, V: AsRef<[u8]>>(fields: &[(N, V)]) -> Vec<u8> {
 /// RFC 7541 §5.2, without Huffman coding.
 fn push_string(block: &mut Vec<u8>, string: &[u8]) {
     // §5.1: an integer with a prefix of 7 bits.
-    match u8::try_from(string.len()) {
-        Ok(length @ 0..0x7f) => block.push(length),
-        _ => {
-            block.push(0x7f);
-            let mut rest = string.len() - 0x7f;
-            while rest >= 0x80 {
-                block.push(u8::try_from(rest % 0x80).expect("below 2^7") | 0x80);
-                rest /= 0x80;
-            }
-            block.push(u8::try_from(rest).expect("below 2^7"));
+    if let Ok(length @ 0..0x7f) = u8::try_from(string.len()) {
+        block.push(length);
+    } else {
+        block.push(0x7f);
+        let mut rest = string.len() - 0x7f;
+        while rest >= 0x80 {
+            block.push(u8::try_from(rest % 0x80).expect("below 2^7") | 0x80);
+            rest /= 0x80;
         }
+        block.push(u8::try_from(rest).expect("below 2^7"));
     }
     block.extend_from_slice(string);
 }

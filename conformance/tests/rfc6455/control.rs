@@ -52,7 +52,7 @@ async fn section_5_5_a_control_frame_has_125_bytes_at_most() {
             refused(&edge, "a long control frame", &frame(first, &payload), PROTOCOL_ERROR).await;
         }
         // Its header is enough: who says that so much comes is not waited for.
-        refused(&edge, "the head of a long control frame", &[first, 0x80 | 126], PROTOCOL_ERROR).await;
+        refused(&edge, "the head of a long control frame", &[first, 0x80 | 0x7e], PROTOCOL_ERROR).await;
     }
 }
 

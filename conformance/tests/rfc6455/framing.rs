@@ -91,7 +91,7 @@ async fn section_5_2_reserved_opcodes_end_the_connection() {
 async fn section_5_2_lengths_are_in_the_shortest_form() {
     let edge = edge().await;
     for length in [0_u16, 1, 125] {
-        let long = [&[0x80 | 126], &length.to_be_bytes()[..]].concat();
+        let long = [&[0x80 | 0x7e], &length.to_be_bytes()[..]].concat();
         refused(&edge, "a short length in two bytes", &header(TEXT, &long), PROTOCOL_ERROR).await;
     }
     for length in [0_u64, 125, 126, 65_535] {

@@ -91,7 +91,7 @@ async fn section_3_2_request_target() {
         // RFC 9110 §4.2.4.
         shape("absolute form with a user", &format!("GET http://u@localhost{presence} HTTP/1.1"), BAD),
         shape("authority form without CONNECT", "GET localhost:80 HTTP/1.1", BAD),
-        shape("CONNECT, for which it is no proxy", "CONNECT localhost:80 HTTP/1.1", &[&[404, 200]]),
+        shape("CONNECT, for which it is no proxy", "CONNECT localhost:80 HTTP/1.1", &[&[501, 200]]),
         shape("asterisk form without OPTIONS", "GET * HTTP/1.1", BAD),
         shape("asterisk form", "OPTIONS * HTTP/1.1", &[&[204, 200]]),
         shape("no slash at the beginning", "GET v1/channels/a/presence HTTP/1.1", BAD),

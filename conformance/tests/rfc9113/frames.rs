@@ -73,7 +73,7 @@ async fn section_4_2_frame_size() {
         case("HEADERS of 16,385 bytes", h2::frame(kind::HEADERS, 5, 1, &too_long), GoAway(FRAME_SIZE_ERROR)),
         case(
             "SETTINGS of 16,386 bytes",
-            h2::frame(kind::SETTINGS, 0, 0, &[0; 16_386]),
+            h2::frame(kind::SETTINGS, 0, 0, &vec![0; 16_386]),
             GoAway(FRAME_SIZE_ERROR),
         ),
         case("an unknown frame of 16,385 bytes", h2::frame(0x2a, 0, 0, &too_long), GoAway(FRAME_SIZE_ERROR)),

@@ -191,9 +191,7 @@ async fn outcome(h2: &mut H2) -> Outcome {
 async fn consequence(h2: &mut H2, outcome: Outcome) -> Option<String> {
     match outcome {
         Outcome::GoAway(_) => loop {
-            if next(h2).await.is_none() {
-                return None;
-            }
+            next(h2).await?;
         },
         Outcome::Ended => None,
         Outcome::Reset(_) | Outcome::Status(_) | Outcome::Ignored => {

@@ -116,15 +116,12 @@ fn is_same(host: &str, target: &str, head: &Parts) -> bool {
 
 /// `uri-host [":" port]` (RFC 9110 §7.2, RFC 3986 §3.2.2); empty where the target has no authority.
 fn is_host(value: &str) -> bool {
-    let (is_name, port) = match value.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
-            None => return false,
-        },
-        None => {
-            let (name, port) = value.split_at(value.find(':').unwrap_or(value.len()));
-            (is_reg_name(name.as_bytes()), port)
-        }
+    let (is_name, port) = if let Some(rest) = value.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        (address.parse::<Ipv6Addr>().is_ok(), port)
+    } else {
+        let (name, port) = value.split_at(value.find(':').unwrap_or(value.len()));
+        (is_reg_name(name.as_bytes()), port)
     };
     let is_port = match port.strip_prefix(':') {
         Some(digits) => digits.bytes().all(|byte| byte.is_ascii_digit()),
