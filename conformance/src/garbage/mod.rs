@@ -205,9 +205,11 @@ impl Tally {
         self.kinds.values().sum()
     }
 
-    /// Answers by which the server blamed itself for what a client sent.
+    /// Answers by which the server blamed itself for what a client sent. Not 501: it is what RFC 9112 §6.1 wants said of a
+    /// transfer coding that the server does not know.
     pub fn server_errors(&self) -> u64 {
-        self.statuses.iter().filter(|(status, _)| (500..600).contains(*status)).map(|(_, count)| count).sum()
+        let blames_itself = |status: u16| (500..600).contains(&status) && status != 501;
+        self.statuses.iter().filter(|(status, _)| blames_itself(**status)).map(|(_, count)| count).sum()
     }
 }
 
