@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use jsonwebtoken::Algorithm;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Value, json};
 
 use super::testing::{
@@ -174,6 +174,15 @@ fn a_header_with_crit_is_refused() {
     let edge = of_jwks(&[signer.jwk(None)]);
     let token = signer.token_with(&bob(), |header| header.crit = Some(vec!["b64".to_owned()]));
     assert!(matches!(edge.verify(&token), Err(AuthError::Malformed(_))));
+}
+
+#[test]
+fn a_crit_of_null_is_there_and_refused() {
+    let message = format!("{}.{}", base64url(r#"{"alg":"HS256","crit":null}"#), base64url(bob().to_string()));
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    let edge = Authenticator::new(&with_secret()).unwrap();
+    assert!(matches!(edge.verify(&format!("{message}.{signature}")), Err(AuthError::Malformed(_))));
 }
 
 #[test]

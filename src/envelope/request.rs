@@ -96,6 +96,8 @@ pub const HISTORY_LIMIT_MAX: usize = 1000;
 const HISTORY_LIMIT_DEFAULT: usize = 100;
 /// Longest `correlation_id`, in bytes: it is repeated in the answer.
 const CORRELATION_ID_MAX: usize = 256;
+/// How much of the parser's words a client is told, in characters.
+const WORDS_MAX: usize = 160;
 
 #[derive(Deserialize)]
 struct Wire<'a> {
@@ -159,7 +161,7 @@ struct HistoryPayload {
 /// [`Rejected`] with [`Kind::Malformed`] or [`Kind::UnknownType`].
 pub fn parse(text: &[u8]) -> Result<Incoming, Rejected> {
     let wire: Wire<'_> = serde_json::from_slice(text).map_err(|error| Rejected {
-        fault: Fault::malformed(format!("not an envelope: {error}")),
+        fault: Fault::malformed(format!("not an envelope: {}", words(&error))),
         correlation_id: salvage_correlation_id(text),
     })?;
     let metadata = wire.metadata.unwrap_or_default();
@@ -256,7 +258,17 @@ fn name(channel: &str) -> Result<ChannelName, Fault> {
 
 fn read<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Result<T, Fault> {
     let payload = payload.ok_or_else(|| Fault::malformed("the envelope has no payload"))?;
-    serde_json::from_str(payload.get()).map_err(|error| Fault::malformed(format!("payload: {error}")))
+    serde_json::from_str(payload.get())
+        .map_err(|error| Fault::malformed(format!("payload: {}", words(&error))))
+}
+
+/// The parser's own, cut: they quote what they stumbled over, which may be as long as a message, and escaped.
+fn words(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    match words.char_indices().nth(WORDS_MAX) {
+        None => words,
+        Some((end, _)) => format!("{}… at line {} column {}", &words[..end], error.line(), error.column()),
+    }
 }
 
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
@@ -312,6 +324,22 @@ mod tests {
             assert_eq!(refused(bad), ("malformed", None), "{bad:?}");
         }
         assert_eq!(refused(r#"{"type":"ping","metadata":{"message_id":""}}"#).0, "malformed");
+    }
+
+    #[test]
+    fn a_refusal_is_short_however_long_what_it_refuses() {
+        let long = "\u{7f}".repeat(60_000);
+        for text in [
+            format!(r#"{{"type":"history","payload":{{"channel":"a","limit":"{long}"}}}}"#),
+            format!(r#"{{"type":"ping","metadata":"{long}"}}"#),
+            format!(r#"{{"type":"{long}"}}"#),
+            format!(r#"{{"type":"leave_room","payload":{{"channel":"{long}"}}}}"#),
+        ] {
+            let detail = parse(text.as_bytes()).unwrap_err().fault.detail;
+            assert!(detail.len() < 500, "{} bytes: {detail}", detail.len());
+        }
+        let detail = parse(br#"{"type":"ping","metadata":"x"}"#).unwrap_err().fault.detail;
+        assert!(detail.ends_with("at line 1 column 29"), "{detail}");
     }
 
     #[test]

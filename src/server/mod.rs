@@ -3,7 +3,7 @@
 mod accept;
 mod connection;
 pub mod dev_cert;
-mod proxy;
+pub mod proxy;
 mod router;
 mod running;
 mod socket;

@@ -5,8 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ppp::{HeaderResult, v1, v2};
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Version 1 has at most this many bytes, its line end included.
 const V1_MAX: usize = 107;
@@ -18,7 +17,7 @@ const V2_MAX: usize = 1024;
 ///
 /// # Errors
 /// `InvalidData` for anything but a header.
-pub async fn read_header(tcp: &mut TcpStream, peer: SocketAddr) -> io::Result<IpAddr> {
+pub async fn read_header<R: AsyncRead + Unpin>(tcp: &mut R, peer: SocketAddr) -> io::Result<IpAddr> {
     let mut header = vec![tcp.read_u8().await?];
     if header == *b"P" {
         // One byte at a time: what follows the line is TLS's.
@@ -48,10 +47,11 @@ fn address(header: &HeaderResult<'_>, peer: SocketAddr) -> io::Result<IpAddr> {
             v1::Addresses::Tcp6(ref addresses) => addresses.source_address.into(),
             v1::Addresses::Unknown => peer.ip(),
         }),
+        // The load balancer's own health check, whatever addresses it writes (HAProxy's proxy-protocol.txt §2.2).
+        HeaderResult::V2(Ok(header)) if header.command == v2::Command::Local => Ok(peer.ip()),
         HeaderResult::V2(Ok(header)) => Ok(match header.addresses {
             v2::Addresses::IPv4(ref addresses) => addresses.source_address.into(),
             v2::Addresses::IPv6(ref addresses) => addresses.source_address.into(),
-            // LOCAL: the load balancer's own health check.
             v2::Addresses::Unspecified | v2::Addresses::Unix(_) => peer.ip(),
         }),
         HeaderResult::V1(Err(error)) => Err(invalid(&error.to_string())),
@@ -61,4 +61,46 @@ fn address(header: &HeaderResult<'_>, peer: SocketAddr) -> io::Result<IpAddr> {
 
 fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("no PROXY header: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const SIGNATURE: &[u8] = v2::PROTOCOL_PREFIX;
+    const ADDRESSES: &[u8] = &[192, 0, 2, 1, 198, 51, 100, 7, 0xdc, 0x04, 0x01, 0xbb];
+
+    fn read(input: &[u8]) -> Option<(String, &[u8])> {
+        let mut rest = input;
+        let peer = SocketAddr::from(([203, 0, 113, 77], 443));
+        let address = read_header(&mut rest, peer).now_or_never().unwrap().ok()?;
+        Some((address.to_string(), rest))
+    }
+
+    fn version_2(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
+        [SIGNATURE, &[command, family], &length, addresses, b"rest"].concat()
+    }
+
+    #[test]
+    fn names_the_client_and_leaves_the_rest() {
+        let line = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\nrest";
+        assert_eq!(read(line), Some(("192.0.2.1".to_owned(), &b"rest"[..])));
+        assert_eq!(read(b"PROXY UNKNOWN\r\n"), Some(("203.0.113.77".to_owned(), &b""[..])));
+        let header = version_2(0x21, 0x11, ADDRESSES);
+        assert_eq!(read(&header), Some(("192.0.2.1".to_owned(), &b"rest"[..])));
+        for bad in [&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..], b"PROXY TCP4 192.0.2.1\r\n", b"PROXY"]
+        {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_local_header_names_nobody_even_with_addresses() {
+        for header in [version_2(0x20, 0x11, ADDRESSES), version_2(0x20, 0, &[])] {
+            assert_eq!(read(&header), Some(("203.0.113.77".to_owned(), &b"rest"[..])), "{header:02x?}");
+        }
+    }
 }

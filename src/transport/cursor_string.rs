@@ -3,6 +3,7 @@
 //! by a hash of their names, so that the cursor of 128 channels still fits a header.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -53,23 +54,10 @@ impl CursorString {
         node: Option<u32>,
         places: impl Iterator<Item = (&'a ChannelName, Position, u64)>,
     ) -> String {
-        let mut bytes = Vec::with_capacity(48);
-        match node {
-            None => bytes.push(PLAIN),
-            Some(node) => {
-                bytes.push(WITH_PASSING);
-                bytes.extend_from_slice(&node.to_be_bytes());
-            }
-        }
-        for (channel, position, passing) in places {
-            bytes.extend_from_slice(&mark(channel).to_be_bytes());
-            bytes.extend_from_slice(&position.epoch.number().to_be_bytes()[2..]);
-            push_varint(&mut bytes, position.seq);
-            if node.is_some() {
-                push_varint(&mut bytes, passing);
-            }
-        }
-        URL_SAFE_NO_PAD.encode(bytes)
+        write(
+            node,
+            places.map(|(channel, position, passing)| Place { mark: mark(channel), position, passing }),
+        )
     }
 
     /// Reads one.
@@ -102,6 +90,33 @@ impl CursorString {
         }
         Ok(Self { node, places })
     }
+}
+
+/// As clients carry it: what was parsed, to the letter.
+impl fmt::Display for CursorString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&write(self.node, self.places.iter().cloned()))
+    }
+}
+
+fn write(node: Option<u32>, places: impl Iterator<Item = Place>) -> String {
+    let mut bytes = Vec::with_capacity(48);
+    match node {
+        None => bytes.push(PLAIN),
+        Some(node) => {
+            bytes.push(WITH_PASSING);
+            bytes.extend_from_slice(&node.to_be_bytes());
+        }
+    }
+    for place in places {
+        bytes.extend_from_slice(&place.mark.to_be_bytes());
+        bytes.extend_from_slice(&place.position.epoch.number().to_be_bytes()[2..]);
+        push_varint(&mut bytes, place.position.seq);
+        if node.is_some() {
+            push_varint(&mut bytes, place.passing);
+        }
+    }
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// FNV-1a in 64 bits: the same on every node and in every version. Two of a client's channels would meet once in 10^17.
@@ -175,6 +190,7 @@ mod tests {
                 assert_eq!(place.passing, if node.is_some() { passing } else { 0 });
             }
             assert_eq!(cursor.place(&name("e")), None);
+            assert_eq!(cursor.to_string(), text);
         }
     }
 

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders that hold nothing of ours.
-const IGNORED: &[&str] = &["target", "node_modules", "__pycache__", ".git", ".venv", ".pytest_cache"];
+const IGNORED: &[&str] =
+    &["target", "node_modules", "__pycache__", ".git", ".venv", ".pytest_cache", "corpus", "artifacts"];
 
 /// What modules of unit tests are called.
 const TESTS: &[&str] = &["tests", "testing"];
@@ -162,7 +163,8 @@ pub(crate) fn texts() -> Vec<Source> {
 
 /// Of Rust files, those that Cargo finds by itself and makes the root of a crate.
 pub(crate) fn is_crate_root(path: &Path) -> bool {
-    let own = path.strip_prefix("conformance").unwrap_or(path);
+    let packages = ["conformance", "fuzz"];
+    let own = packages.iter().find_map(|package| path.strip_prefix(package).ok()).unwrap_or(path);
     let parts: Vec<&str> = own.iter().filter_map(|part| part.to_str()).collect();
     matches!(
         parts.as_slice(),
@@ -171,6 +173,7 @@ pub(crate) fn is_crate_root(path: &Path) -> bool {
             | ["tests" | "benches" | "examples", _]
             | ["tests" | "benches" | "examples", _, "main.rs"]
             | ["src", "bin", _]
+            | ["fuzz_targets", _]
     )
 }
 

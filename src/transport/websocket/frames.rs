@@ -64,6 +64,11 @@ impl FrameReader {
         }
         let fed = self.take(fresh, arrived);
         self.failed = fed.err();
+        if fed.is_err() || self.guard.is_closed() {
+            // What was open never ends, and what comes now is not read: neither is worth its memory.
+            self.inbox = BytesMut::new();
+            self.fragments = Vec::new();
+        }
         fed
     }
 
@@ -239,6 +244,21 @@ mod tests {
             reader.feed(&[frame(0x81, b"good"), unmasked.to_vec()].concat(), &mut arrived).unwrap_err();
         assert_eq!(arrived, [Inbound::Text("good".into())]);
         assert_eq!(fault.code(), 1002);
+    }
+
+    #[test]
+    fn after_a_close_or_a_violation_nothing_is_held() {
+        for last in [frame(0x88, &[0x03, 0xe8]), frame(0x83, b"")] {
+            let mut reader = FrameReader::new(100, true);
+            let mut arrived = VecDeque::new();
+            let stream = [frame(0x01, b"open"), last, frame(0x81, b"ignored")].concat();
+            for chunk in stream.chunks(3) {
+                // Its verdict is the same in each of its last chunks.
+                let _: Result<(), FrameFault> = reader.feed(chunk, &mut arrived);
+            }
+            assert!(reader.has_failed() || arrived.contains(&Inbound::Close(Some(1000))));
+            assert_eq!((reader.inbox.capacity(), reader.fragments.capacity()), (0, 0));
+        }
     }
 
     #[test]

@@ -1,0 +1,8 @@
+//! The frame layer without extensions: `src/reads.rs` says what is held to what.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tidegate_fuzz::reads;
+
+fuzz_target!(|input: &[u8]| reads::check(input, false));
