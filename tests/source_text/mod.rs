@@ -170,10 +170,9 @@ pub(crate) fn is_crate_root(path: &Path) -> bool {
         parts.as_slice(),
         ["build.rs"]
             | ["src", "lib.rs" | "main.rs"]
-            | ["tests" | "benches" | "examples", _]
+            | ["tests" | "benches" | "examples" | "fuzz_targets", _]
             | ["tests" | "benches" | "examples", _, "main.rs"]
             | ["src", "bin", _]
-            | ["fuzz_targets", _]
     )
 }
 
