@@ -28,14 +28,25 @@ pub struct Room {
 }
 
 impl Room {
-    /// Starts an edge, and opens a connection to publish through.
+    /// Takes the named edge or starts one ([`Edge::named_or_started`]), and opens a connection to publish through.
     ///
     /// # Errors
     /// Those of the start and of the socket.
     pub async fn open(settings: &Settings, channels: usize) -> Result<Self, EdgeError> {
+        Self::on(Edge::named_or_started(settings).await?, channels).await
+    }
+
+    /// The same on an edge where nobody else is ([`Edge::start`]).
+    ///
+    /// # Errors
+    /// Those of the start and of the socket.
+    pub async fn alone(settings: &Settings, channels: usize) -> Result<Self, EdgeError> {
+        Self::on(Edge::start(settings).await?, channels).await
+    }
+
+    async fn on(edge: Edge, channels: usize) -> Result<Self, EdgeError> {
         let run: u32 = rand::random();
         let channels = (0..channels).map(|n| format!("room:{run:x}.{n}")).collect();
-        let edge = Edge::start(settings).await?;
         let publisher = Connection::open(&edge.target).await;
         let publisher = publisher.map_err(|error| std::io::Error::other(error.to_string()))?;
         let token = edge.target.tokens.user("reader");
@@ -107,7 +118,7 @@ impl Room {
     /// [`WireError`], also when there is no such metric.
     ///
     /// # Panics
-    /// Never: a started edge has an admin listener.
+    /// If it is a named edge without `EDGE_ADMIN`; one that was started has an admin listener.
     pub async fn metric(&self, name: &str) -> Result<f64, WireError> {
         let admin = self.edge.admin.as_ref().expect("a started edge has an admin listener");
         let page = Connection::open(admin).await?.exchange(&Request::get("/metrics")).await?;

@@ -3,18 +3,16 @@
 //! request ends and the next begins, and that it went no further where it should not.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use crate::edge::Settings;
 use crate::wire::{Connection, Response, Target, WireError};
 
 /// What the checks post, and the only thing they ever let the server publish.
 pub const BODY: &str = "12345";
-/// Where they post it.
-pub const CHANNEL: &str = "shapes:1";
 /// How long the server may take for all answers of a connection.
 const MOST: Duration = Duration::from_secs(10);
 
@@ -52,22 +50,25 @@ impl Answers {
     }
 }
 
-/// An edge that lets everybody in without a token, so that a request is nothing but what its check is about.
-pub fn settings() -> Settings {
-    Settings::open()
-        .set("auth.mode", "optional")
-        .set("channels.default.join", "anyone")
-        .set("channels.default.send", "anyone")
+/// Where the checks of this process post, guests among them, and where nobody ever joins.
+pub fn channel() -> &'static str {
+    static CHANNEL: LazyLock<String> = LazyLock::new(own_channel);
+    &CHANNEL
+}
+
+/// A new channel that guests may join and send to, so that a request is nothing but what its check is about.
+pub fn own_channel() -> String {
+    format!("open:{:x}", rand::random::<u64>())
 }
 
 /// A publish with these header lines, each with its line end, and this body, in whatever framing.
 pub fn post(headers: &str, body: &str) -> String {
-    format!("POST /v1/channels/{CHANNEL}/messages HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n{body}")
+    format!("POST /v1/channels/{}/messages HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n{body}", channel())
 }
 
 /// A question with these header lines, each with its line end.
 pub fn get(headers: &str) -> String {
-    format!("GET /v1/channels/{CHANNEL}/presence HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n")
+    format!("GET /v1/channels/{}/presence HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n", channel())
 }
 
 /// The harmless request.
@@ -135,7 +136,8 @@ pub async fn judge(target: &Target, shapes: &[Shape]) -> String {
 /// [`WireError`] when the history cannot be had.
 pub async fn smuggled(target: &Target) -> Result<Vec<String>, WireError> {
     let bytes = format!(
-        "GET /v1/channels/{CHANNEL}/messages?limit=1000 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        "GET /v1/channels/{}/messages?limit=1000 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        channel()
     );
     let answers = say(target, bytes.as_bytes()).await?;
     let page = answers.responses.first().ok_or(WireError::Ended("before its answer"))?.json()?;

@@ -29,7 +29,7 @@ struct Room {
 
 impl Room {
     async fn open(settings: &Settings) -> Self {
-        let edge = Edge::start(settings).await.unwrap();
+        let edge = Edge::named_or_started(settings).await.unwrap();
         let run: u32 = rand::random();
         let channels = ["a", "b", "c"].map(|name| format!("cursors:{run:x}.{name}")).into();
         let http = Connection::open(&edge.target).await.unwrap();
@@ -128,7 +128,7 @@ fn ways(cursor: &str) -> Vec<(Transport, Start)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_id_brings_exactly_the_rest() {
-    let mut room = Room::open(&Settings::open()).await;
+    let mut room = Room::open(&Settings::profile()).await;
     let begin = room.positions().await;
     for n in 1..=3 {
         for channel in 0..3 {
@@ -154,7 +154,8 @@ async fn each_id_brings_exactly_the_rest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loss_is_told_however_the_telling_is_cut() {
     // The log keeps for history four messages, for those who lag what is younger than a second.
-    let settings = Settings::open().set("channels.default.history_size", 4).set("limits.write_timeout", "1s");
+    let settings =
+        Settings::profile().set("channels.default.history_size", 4).set("limits.write_timeout", "1s");
     let mut room = Room::open(&settings).await;
     let begin = room.positions().await;
     for n in 1..=20 {

@@ -11,7 +11,7 @@ use conformance::load::{self, FanOut, Idle};
 async fn a_small_load_is_carried_without_loss() {
     load::raise_descriptor_limit().unwrap();
     for transport in Transport::ALL {
-        let edge = Edge::named_or_started(&Settings::open()).await.unwrap();
+        let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
         // Over polls each delivery is a request; a debug build carries a quarter of it beside its own client.
         let subscribers = if transport == Transport::Poll { 250 } else { 1_000 };
         let plan =

@@ -62,7 +62,7 @@ async fn waiting(room: &Room, query: &str) -> Connection {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_cursor_it_answers_at_once_whatever_it_might_wait() {
-    let mut room = Room::open(&Settings::open(), 2).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 2).await.unwrap();
     for query in ["", "&wait=0", "&wait=60", "&cursor="] {
         let (polled, took) = poll(&room, query).await;
         assert!(took < Duration::from_secs(1), "{query} took {took:?}");
@@ -93,7 +93,7 @@ async fn without_a_cursor_it_answers_at_once_whatever_it_might_wait() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_cursor_it_waits_as_long_as_it_is_asked_to() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     let cursor = place(&room).await;
     for seconds in [0, 1, 2] {
         let (polled, took) = poll(&room, &format!("&cursor={cursor}&wait={seconds}")).await;
@@ -125,7 +125,7 @@ async fn with_a_cursor_it_waits_as_long_as_it_is_asked_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_is_a_function_of_its_cursor() {
-    let mut room = Room::open(&Settings::open(), 3).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 3).await.unwrap();
     let begin = place(&room).await;
     let mut cursors = vec![begin];
     for n in 1..=4 {
@@ -155,7 +155,7 @@ async fn an_answer_is_a_function_of_its_cursor() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_answer_has_a_cursor_that_goes_on() {
-    let mut room = Room::open(&Settings::open(), 2).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 2).await.unwrap();
     let mut cursor = place(&room).await;
     for n in 1..=3 {
         for _ in 0..2 {
@@ -172,7 +172,7 @@ async fn an_empty_answer_has_a_cursor_that_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_the_cursor_does_not_name_is_joined_at_once() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     let cursor = place(&room).await;
     let known = room.channels[0].clone();
     room.channels.push(format!("{known}.new"));
@@ -191,7 +191,7 @@ async fn a_channel_that_the_cursor_does_not_name_is_joined_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cursor_is_the_same_thing_on_every_transport() {
-    let mut room = Room::open(&Settings::open(), 2).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 2).await.unwrap();
     let mut cursors = vec![("poll".to_owned(), place(&room).await)];
     for transport in Transport::ALL {
         let mut feed = Feed::open(&room.reader(), transport, &Start::FreshByQuery).await.unwrap();
@@ -227,7 +227,8 @@ async fn a_cursor_is_the_same_thing_on_every_transport() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_is_told_to_whoever_asks_with_the_old_cursor_and_to_nobody_else() {
-    let settings = Settings::open().set("channels.default.history_size", 4).set("limits.write_timeout", "1s");
+    let settings =
+        Settings::profile().set("channels.default.history_size", 4).set("limits.write_timeout", "1s");
     let mut room = Room::open(&settings, 2).await.unwrap();
     let old = place(&room).await;
     for n in 1..=10 {
@@ -266,7 +267,7 @@ async fn a_gap_is_told_to_whoever_asks_with_the_old_cursor_and_to_nobody_else() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_backlog_comes_in_answers_of_bounded_size_and_whole() {
-    let mut room = Room::open(&Settings::open(), 2).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 2).await.unwrap();
     let mut cursor = place(&room).await;
     let filler = "x".repeat(10_000);
     for n in 0..100 {
@@ -293,8 +294,7 @@ async fn a_long_backlog_comes_in_answers_of_bounded_size_and_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_always_has_more_does_not_hide_the_others() {
-    let settings = Settings::open().set("channels.default.history_size", 4096);
-    let mut room = Room::open(&settings, 3).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 3).await.unwrap();
     let mut cursor = place(&room).await;
     for quiet in [1, 2] {
         room.publish(quiet, "[0]").await.unwrap();
@@ -318,7 +318,7 @@ async fn a_channel_that_always_has_more_does_not_hide_the_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_while_it_waits_is_let_go() {
-    let room = Room::open(&Settings::open(), 1).await.unwrap();
+    let room = Room::alone(&Settings::profile(), 1).await.unwrap();
     let cursor = place(&room).await;
     for reset in [false, true] {
         let mut polls = Vec::new();
@@ -340,7 +340,7 @@ async fn a_client_that_goes_away_while_it_waits_is_let_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_goes_answers_at_once() {
-    let mut room = Room::open(&Settings::open().set("listen.drain", "5s"), 1).await.unwrap();
+    let mut room = Room::alone(&Settings::profile().set("listen.drain", "5s"), 1).await.unwrap();
     let cursor = place(&room).await;
     let mut polls = JoinSet::new();
     for _ in 0..10 {

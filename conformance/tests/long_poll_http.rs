@@ -25,7 +25,7 @@ async fn raw(room: &Room, request: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_methods_are_answered_with_those_that_it_knows() {
-    let room = Room::open(&Settings::open(), 1).await.unwrap();
+    let room = Room::open(&Settings::profile(), 1).await.unwrap();
     let (path, authority) = (format!("/v1/poll?channels={}", room.list()), room.edge.target.authority());
     // RFC 9110 §9.1: HEAD is answered where GET is.
     for (method, status) in [("HEAD", 200), ("POST", 405), ("PUT", 405), ("DELETE", 405), ("PATCH", 405)] {
@@ -52,7 +52,7 @@ async fn other_methods_are_answered_with_those_that_it_knows() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_http_1_0_is_served_as_it_asks() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     let first =
         Connection::open(&room.edge.target).await.unwrap().exchange(&room.subscribe("/v1/poll", "")).await;
     let cursor = Polled::of(&first.unwrap()).unwrap().cursor;
@@ -83,7 +83,7 @@ async fn a_client_of_http_1_0_is_served_as_it_asks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_problem_json_with_the_fields_of_an_error() {
-    let settings = Settings::open().set("channels.closed.join", "granted");
+    let settings = Settings::profile().set("auth.mode", "required");
     let room = Room::open(&settings, 1).await.unwrap();
     let granted_nothing = room.edge.target.tokens.mint(&json!({"sub": "reader", "exp": 4_000_000_000_u64}));
     let get = |query: &str| room.get(&format!("/v1/poll{query}"));
@@ -133,7 +133,7 @@ async fn a_refusal_is_problem_json_with_the_fields_of_an_error() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_polls_too_often_is_told_for_how_long_to_stay_away() {
     let key = "quota.requests_per_connection_per_minute";
-    let room = Room::open(&Settings::open().set(key, 60), 1).await.unwrap();
+    let room = Room::open(&Settings::profile().set(key, 60), 1).await.unwrap();
     let mut connection = Connection::open(&room.edge.target).await.unwrap();
     let request = room.subscribe("/v1/poll", "");
     for polls in 0.. {

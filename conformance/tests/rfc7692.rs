@@ -18,19 +18,16 @@ const DEFLATE: &str = "permessage-deflate";
 const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 const RSV1: u8 = 0x40;
 const TEXT: u8 = FIN | opcode::TEXT;
-const MESSAGE_BYTES: usize = 65_536;
+const MESSAGE_BYTES: usize = Settings::MESSAGE_BYTES;
 const MIN_BYTES: usize = 512;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn settings() -> Settings {
-    Settings::open()
-        .set("conformance.echo", true)
-        .set("limits.message_bytes", MESSAGE_BYTES)
-        .set("compression.min_bytes", MIN_BYTES)
+    Settings::profile().set("compression.min_bytes", MIN_BYTES)
 }
 
 async fn edge() -> Edge {
-    Edge::start(&settings()).await.unwrap()
+    Edge::named_or_started(&settings()).await.unwrap()
 }
 
 /// A WebSocket below messages.
@@ -295,16 +292,18 @@ async fn section_7_1_2_a_small_window_is_never_exceeded() {
 #[tokio::test]
 async fn messages_are_compressed_once_for_all_subscribers() {
     let edge = edge().await;
+    let news = format!("news:{:x}", rand::random::<u64>());
+    let path = format!("/v1/ws?channels={news}");
     let mut subscribers = Vec::new();
     for _ in 0..3 {
-        let (_, mut socket) = open(&edge, "/v1/ws?channels=news", &[DEFLATE]).await;
+        let (_, mut socket) = open(&edge, &path, &[DEFLATE]).await;
         socket.until("room_joined").await;
         subscribers.push(socket);
     }
-    let (_, mut plain) = open(&edge, "/v1/ws?channels=news", &[]).await;
+    let (_, mut plain) = open(&edge, &path, &[]).await;
     plain.until("room_joined").await;
     for (bytes, compressed) in [(10, false), (3000, true)] {
-        let publish = json!({"type": "message", "payload": {"channel": "news", "data": prose(bytes)}});
+        let publish = json!({"type": "message", "payload": {"channel": news, "data": prose(bytes)}});
         plain.send(TEXT, publish.to_string().as_bytes()).await;
         let (envelope, first, _) = plain.until("message").await;
         assert_eq!((first, envelope["payload"]["data"].clone()), (TEXT, json!(prose(bytes))));
@@ -321,7 +320,7 @@ async fn messages_are_compressed_once_for_all_subscribers() {
 
 #[tokio::test]
 async fn a_bomb_costs_its_sender_the_connection_and_nobody_memory() {
-    let edge = edge().await;
+    let edge = Edge::start(&settings()).await.unwrap();
     // Some 60 KB that hold 60 MB.
     let bomb = deflate(&vec![b' '; 60 << 20]);
     assert!(bomb.len() < MESSAGE_BYTES);
@@ -350,7 +349,7 @@ async fn a_bomb_costs_its_sender_the_connection_and_nobody_memory() {
 
 #[tokio::test]
 async fn it_can_be_turned_off() {
-    let edge = Edge::start(&settings().set("compression.enabled", false)).await.unwrap();
+    let edge = Edge::named_or_started(&settings().set("compression.enabled", false)).await.unwrap();
     let (head, mut socket) = open(&edge, "/echo", &[DEFLATE]).await;
     assert_eq!((head.status, head.header("sec-websocket-extensions")), (101, None));
     socket.send(TEXT, prose(3000).as_bytes()).await;

@@ -46,7 +46,7 @@ fn short_lived(room: &Room, seconds: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_head_is_what_browsers_and_proxies_need() {
-    let room = Room::open(&Settings::open(), 1).await.unwrap();
+    let room = Room::open(&Settings::profile(), 1).await.unwrap();
     let stream = joined(&room, "").await;
     let head = &stream.head;
     assert_eq!(head.status, 200);
@@ -71,7 +71,7 @@ async fn the_head_is_what_browsers_and_proxies_need() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_http_1_0_the_same_stream_ends_with_the_connection() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     for connection in ["", "connection: keep-alive\r\n"] {
         let mut stream = room.edge.target.connect(Dial::default()).await.unwrap();
         let token = short_lived(&room, 2);
@@ -106,7 +106,7 @@ async fn over_http_1_0_the_same_stream_ends_with_the_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_opens_with_retry_then_who_one_is_then_each_channel() {
-    let room = Room::open(&Settings::open(), 3).await.unwrap();
+    let room = Room::open(&Settings::profile(), 3).await.unwrap();
     let stream = joined(&room, "").await;
     let all = written(&stream.body).unwrap();
     assert_eq!(all.len(), 2 + 3, "{all:?}");
@@ -124,7 +124,7 @@ async fn it_opens_with_retry_then_who_one_is_then_each_channel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_stands_where_the_cursor_moves_and_nowhere_else() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     room.publish(0, "0").await.unwrap();
     room.token = short_lived(&room, 4);
     let request = room.subscribe("/v1/sse", "&presence=1").header("last-event-id", "of no edge");
@@ -210,8 +210,7 @@ async fn messages(room: &Room, transport: Transport, start: &Start, wanted: usiz
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_payload_breaks_an_event_and_every_transport_carries_the_same_bytes() {
-    let settings = Settings::open().set("channels.default.history_size", 4096);
-    let mut room = Room::open(&settings, 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     let mut live = joined(&room, "").await;
     let begin = Start::CursorByQuery(live.source.last_event_id().to_owned());
     let opened = live.body.len();
@@ -253,7 +252,7 @@ async fn no_payload_breaks_an_event_and_every_transport_carries_the_same_bytes()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_to_each_alone_has_the_same_payload_on_every_transport() {
-    let mut room = Room::open(&Settings::open(), 2).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 2).await.unwrap();
     for channel in 0..2 {
         room.publish(channel, "1").await.unwrap();
     }
@@ -283,7 +282,7 @@ async fn what_is_said_to_each_alone_has_the_same_payload_on_every_transport() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passing_envelopes_are_the_same_bytes_on_every_transport() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     let mut feeds = Vec::new();
     for transport in Transport::ALL {
         let subscription = room.reader();
@@ -309,7 +308,7 @@ async fn passing_envelopes_are_the_same_bytes_on_every_transport() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_comment_comes_every_fifteen_seconds_whatever_else_does() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     let nobody_speaks = room.get("/v1/sse?channels=room:quiet");
     let mut quiet = RawEvents::open(&room.edge.target, &nobody_speaks).await.unwrap();
     let mut busy = joined(&room, "").await;
@@ -338,7 +337,7 @@ async fn a_comment_comes_every_fifteen_seconds_whatever_else_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_ends_it_with_retry_after_all_that_was_published() {
-    let mut room = Room::open(&Settings::open().set("listen.drain", "2s"), 1).await.unwrap();
+    let mut room = Room::alone(&Settings::profile().set("listen.drain", "2s"), 1).await.unwrap();
     let mut streams = Vec::new();
     for _ in 0..8 {
         streams.push(joined(&room, "").await);
@@ -375,7 +374,7 @@ async fn a_drain_ends_it_with_retry_after_all_that_was_published() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_its_end_the_connection_takes_another_request() {
-    let room = Room::open(&Settings::open(), 1).await.unwrap();
+    let room = Room::open(&Settings::profile(), 1).await.unwrap();
     let mut connection = Connection::open(&room.edge.target).await.unwrap();
     let path = format!("/v1/sse?channels={}", room.list());
     let request = Request::get(&path).bearer(&short_lived(&room, 2));

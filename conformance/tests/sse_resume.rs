@@ -96,7 +96,7 @@ async fn place(room: &Room) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_at_any_byte_loses_nothing_and_repeats_nothing() {
-    let mut room = Room::open(&Settings::open(), 2).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 2).await.unwrap();
     let begin = place(&room).await;
     count(&mut room, 1..=3).await;
     let request = room.subscribe("/v1/sse", &format!("&cursor={begin}"));
@@ -133,7 +133,7 @@ async fn a_cut_at_any_byte_loses_nothing_and_repeats_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn last_event_id_wins_over_whatever_the_url_says() {
-    let mut room = Room::open(&Settings::open(), 1).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 1).await.unwrap();
     let old = place(&room).await;
     let first = room.publish(0, "1").await.unwrap();
     count(&mut room, 2..=3).await;
@@ -160,7 +160,7 @@ async fn last_event_id_wins_over_whatever_the_url_says() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_nobody_gave_is_a_gap_and_no_refusal() {
-    let mut room = Room::open(&Settings::open(), 2).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 2).await.unwrap();
     let good = place(&room).await;
     count(&mut room, 1..=2).await;
     let long = "A".repeat(60_000);
@@ -219,7 +219,7 @@ async fn is_told_of_a_gap(target: &Target, request: &Request, channels: &[String
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_of_another_log_or_of_other_channels_is_known_for_what_it_is() {
-    let mut room = Room::open(&Settings::open(), 3).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 3).await.unwrap();
     let [a, b, c] = room.channels.clone().try_into().unwrap();
     let id = place(&room).await;
     count(&mut room, 1..=2).await;
@@ -233,7 +233,7 @@ async fn an_id_of_another_log_or_of_other_channels_is_known_for_what_it_is() {
     assert!(!told.iter().any(|one| matches!(one, Told::Gap(..))), "nothing was asked for there: {told:?}");
 
     // The same channel on an edge that has begun again: its log is another one, though its numbers may fit.
-    let mut other = Room::open(&Settings::open(), 0).await.unwrap();
+    let mut other = Room::alone(&Settings::profile(), 0).await.unwrap();
     other.channels = vec![b.clone()];
     let foreign = place(&other).await;
     drop(other);
@@ -246,7 +246,7 @@ async fn an_id_of_another_log_or_of_other_channels_is_known_for_what_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_id_of_as_many_channels_as_may_be_fits_a_header() {
-    let mut room = Room::open(&Settings::open(), 128).await.unwrap();
+    let mut room = Room::open(&Settings::profile(), 128).await.unwrap();
     let id = place(&room).await;
     // Servers in front take 8 KB for a line or for all of a head (nginx, Apache), the URL included.
     assert!(id.len() < 4096, "{}", id.len());
@@ -280,7 +280,7 @@ async fn a_temporary_refusal_is_a_stream_that_says_when_to_come_again() {
         ("quota.requests_per_connection_per_minute", 4, 4004, 429),
         ("listen.max_connections", 4, 1013, 503),
     ] {
-        let room = Room::open(&Settings::open().set(key, limit), 1).await.unwrap();
+        let room = Room::open(&Settings::profile().set(key, limit), 1).await.unwrap();
         let id = "AQ";
         let request = room.subscribe("/v1/sse", "").header("last-event-id", id);
         let mut held = Vec::new();
@@ -311,7 +311,7 @@ async fn a_temporary_refusal_is_a_stream_that_says_when_to_come_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_was_refused_for_a_while_comes_back_to_its_place() {
-    let settings = Settings::open().set("quota.connections_per_ip", 3);
+    let settings = Settings::profile().set("quota.connections_per_ip", 3);
     let mut room = Room::open(&settings, 1).await.unwrap();
     let request = room.subscribe("/v1/sse", "");
     let target = room.edge.target.clone();
@@ -353,9 +353,7 @@ async fn until_admitted(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_for_good_has_its_status_and_is_no_stream() {
-    let settings = Settings::open()
-        .set("channels.closed.join", "granted")
-        .set("origins.allow", json!(["https://app.example.com"]));
+    let settings = Settings::profile().set("auth.mode", "required");
     let room = Room::open(&settings, 1).await.unwrap();
     let tokens = &room.edge.target.tokens;
     let expired = tokens.mint(&json!({"sub": "reader", "exp": 1_000_000_000, "channels": {"join": ["*"]}}));

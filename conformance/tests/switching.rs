@@ -16,11 +16,6 @@ fn plan(seconds: u64) -> Plan {
     }
 }
 
-/// Longer than any cut lasts, even on a machine that stands still for a while: a gap is a fault here.
-fn settings() -> Settings {
-    Settings::open().set("channels.default.history_size", 4096)
-}
-
 async fn check(mut edge: Edge, plan: &Plan) -> Outcome {
     println!("{plan:?}");
     let outcome = switching::run(&edge.target, plan).await;
@@ -34,7 +29,7 @@ async fn check(mut edge: Edge, plan: &Plan) -> Outcome {
 async fn nothing_is_lost_and_nothing_comes_twice() {
     let seconds = environment::number("SWITCHING_SECONDS", 60);
     let plan = plan(seconds);
-    let edge = Edge::named_or_started(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let outcome = check(edge, &plan).await;
     // A run that hardly switched, or hardly published, would prove nothing.
     assert!(outcome.acknowledged >= seconds * 200 * 9 / 10, "only {} published", outcome.acknowledged);
@@ -45,7 +40,7 @@ async fn nothing_is_lost_and_nothing_comes_twice() {
 
     // One after the other: both want the whole machine.
     let shorter = Plan { duration: Duration::from_secs(seconds.div_ceil(10)), ..plan };
-    let over_tls = Edge::start(&settings().over_tls()).await.unwrap();
+    let over_tls = Edge::start(&Settings::profile().over_tls()).await.unwrap();
     let outcome = check(over_tls, &shorter).await;
     assert!(outcome.switches.len() == 9 && outcome.delivered > 0, "{outcome}");
 }

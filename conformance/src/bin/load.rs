@@ -148,7 +148,11 @@ async fn start(arguments: EdgeArguments, command: &Command) -> anyhow::Result<Ed
     for (key, value) in arguments.set {
         settings = settings.set(&key, value);
     }
-    Ok(Edge::named_or_started(&settings).await?)
+    // A load is of interest whatever the named edge is like.
+    match Edge::named()? {
+        Some(named) => Ok(named),
+        None => Ok(Edge::start(&settings).await?),
+    }
 }
 
 fn show(report: &impl Serialize) -> anyhow::Result<()> {

@@ -59,14 +59,17 @@ pub(super) fn of_the_server() -> Vec<OsString> {
     names.filter(|name| name.to_str().is_some_and(|name| name.starts_with("TIDEGATE_"))).collect()
 }
 
+/// Whether there is a server that runs already.
+pub(super) fn names_an_edge() -> bool {
+    std::env::var_os("EDGE_URL").is_some()
+}
+
 /// What `EDGE_URL`, `EDGE_ADMIN`, `EDGE_SECRET`, `EDGE_CA` and `EDGE_PID` say.
 pub(super) fn named_edge() -> Result<Option<Named>, EdgeError> {
     let wrong = |variable, problem: &str| EdgeError::Environment { variable, problem: problem.to_owned() };
     let Ok(url) = std::env::var("EDGE_URL") else { return Ok(None) };
-    let secret = std::env::var("EDGE_SECRET").map_err(|_| {
-        wrong("EDGE_SECRET", "the server's auth.hs256_secret is needed to mint tokens for it")
-    })?;
-    let minter = Minter::new(&secret);
+    let secret = std::env::var("EDGE_SECRET");
+    let minter = Minter::new(secret.as_deref().unwrap_or(Minter::SECRET));
     let (tls, addr) =
         split(&url).ok_or_else(|| wrong("EDGE_URL", "takes http://HOST:PORT or https://HOST:PORT"))?;
     let mut target = Target::plain(addr, minter.clone());

@@ -8,7 +8,7 @@ mod settings;
 mod token;
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -84,14 +84,55 @@ struct Log {
 }
 
 impl Edge {
-    /// Starts the binary on free loopback ports with these settings.
+    /// Starts the binary on free loopback ports with these settings, for a check that has to have it to itself: for its
+    /// process, its end, or since nobody else may be there.
     ///
     /// # Errors
     /// [`EdgeError`] when there is no binary, or when it does not listen within half a minute.
-    ///
-    /// # Panics
-    /// Never: the child's standard error was asked to be a pipe.
     pub async fn start(settings: &Settings) -> Result<Self, EdgeError> {
+        if environment::names_an_edge() {
+            say("starts its own edge, for it has to have it to itself");
+        }
+        Self::launch(settings).await
+    }
+
+    /// The server that `EDGE_URL` names if it can be what these settings ask for, or else one started with them; with
+    /// a line on standard error about which it is, if one is named. Checks share the named one.
+    ///
+    /// # Errors
+    /// As [`Edge::start`], and [`EdgeError::Environment`] when the named server can't be used.
+    pub async fn named_or_started(settings: &Settings) -> Result<Self, EdgeError> {
+        let Some(named) = Self::named()? else { return Self::launch(settings).await };
+        let is_tls = named.target.tls().is_some();
+        let beyond = settings.beyond_the_profile().or_else(|| match settings.tls() {
+            Some(tls) if tls != is_tls => Some(if tls { "TLS" } else { "plain TCP" }.to_owned()),
+            _ => None,
+        });
+        if let Some(beyond) = beyond {
+            say(&format!("starts its own edge, for it asks for {beyond}"));
+            return Self::launch(settings).await;
+        }
+        say("looks at the named edge");
+        Ok(named)
+    }
+
+    /// The server that `EDGE_URL` names, whatever it is like.
+    ///
+    /// # Errors
+    /// [`EdgeError::Environment`] when it can't be used.
+    pub fn named() -> Result<Option<Self>, EdgeError> {
+        let named = environment::named_edge()?;
+        Ok(named.map(|named| Self {
+            target: named.target,
+            admin: named.admin,
+            process: named.pid.map(Process::new),
+            child: None,
+            log: Arc::default(),
+            _dir: None,
+        }))
+    }
+
+    async fn launch(settings: &Settings) -> Result<Self, EdgeError> {
         let dir = TempDir::new()?;
         let tls = settings.is_tls().then(|| certificate::make(dir.path())).transpose()?;
         let file = dir.path().join("tidegate.toml");
@@ -135,24 +176,6 @@ impl Edge {
         Ok(edge)
     }
 
-    /// The server that `EDGE_URL` names, or else one started with these settings.
-    ///
-    /// # Errors
-    /// As [`Edge::start`], and [`EdgeError::Environment`] when the named server can't be used.
-    pub async fn named_or_started(settings: &Settings) -> Result<Self, EdgeError> {
-        match environment::named_edge()? {
-            None => Self::start(settings).await,
-            Some(named) => Ok(Self {
-                target: named.target,
-                admin: named.admin,
-                process: named.pid.map(Process::new),
-                child: None,
-                log: Arc::default(),
-                _dir: None,
-            }),
-        }
-    }
-
     /// The started binary's process.
     ///
     /// # Panics
@@ -194,7 +217,7 @@ impl Edge {
         log.lines.iter().flat_map(|line| ["  ", line, "\n"]).collect()
     }
 
-    /// What it said about panics of its own; a check ends with none.
+    /// What it said about panics of its own; a check ends with none. The log of a named one is not read.
     pub fn panics(&self) -> Vec<String> {
         self.log.lock().panics.clone()
     }
@@ -224,6 +247,14 @@ impl Drop for Edge {
             let _ = child.wait();
         }
     }
+}
+
+/// A line about the check that runs on this thread. Not `eprintln!`: what a check prints with it is shown when it fails.
+fn say(what: &str) {
+    let thread = std::thread::current();
+    let check = thread.name().unwrap_or("a check");
+    // Without a standard error there is nobody to be told.
+    let _ = writeln!(std::io::stderr().lock(), "{check} {what}");
 }
 
 /// Reads the log to its end, so that the server never waits for its reader.

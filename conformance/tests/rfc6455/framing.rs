@@ -1,12 +1,10 @@
 //! RFC 6455 §5.1 to §5.4: masks, the header's fields, lengths, fragments.
 
 use bytes::Bytes;
-use conformance::edge::Edge;
+use conformance::edge::{Edge, Settings};
 use conformance::wire::websocket::{FIN, masked, opcode};
 
-use super::{
-    BINARY, LAST, MESSAGE_BYTES, PING, PONG, PROTOCOL_ERROR, Raw, TEXT, edge, frame, refused, settings,
-};
+use super::{BINARY, LAST, MESSAGE_BYTES, PING, PONG, PROTOCOL_ERROR, Raw, TEXT, edge, frame, refused};
 
 /// A header with that length in the form that the second byte says, a mask of zeros, and nothing behind.
 fn header(first: u8, length: &[u8]) -> Vec<u8> {
@@ -32,8 +30,8 @@ async fn section_5_1_an_unmasked_frame_ends_the_connection() {
 /// Every form of a length with its edges: what comes back is unmasked, whole, and in the shortest form.
 #[tokio::test]
 async fn section_5_2_messages_of_every_length_come_back() {
-    for settings in [settings(), settings().over_tls()] {
-        let edge = Edge::start(&settings).await.unwrap();
+    for settings in [Settings::profile().over_tcp(), Settings::profile().over_tls()] {
+        let edge = Edge::named_or_started(&settings).await.unwrap();
         let mut raw = Raw::open(&edge, "/echo").await;
         for length in [
             0,

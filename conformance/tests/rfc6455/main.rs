@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 /// What a frame's length may be at most on these edges, over all fragments.
-const MESSAGE_BYTES: usize = 100_000;
+const MESSAGE_BYTES: usize = Settings::MESSAGE_BYTES;
 /// Nothing here takes as long as that, however loaded the machine is.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Both of them read and write through the same code, and have endings of their own.
@@ -40,12 +40,8 @@ const INVALID_PAYLOAD: u16 = 1007;
 /// This service's own (RFC 6455 §7.4.2 leaves 4000 to 4999 to it).
 const TOO_LARGE: u16 = 4005;
 
-fn settings() -> Settings {
-    Settings::open().set("conformance.echo", true).set("limits.message_bytes", MESSAGE_BYTES)
-}
-
 async fn edge() -> Edge {
-    Edge::start(&settings()).await.unwrap()
+    Edge::named_or_started(&Settings::profile()).await.unwrap()
 }
 
 /// An opening handshake, to be spoiled.

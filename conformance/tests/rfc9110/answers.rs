@@ -31,7 +31,7 @@ fn is_date(value: &str) -> bool {
 /// §6.6.1: "MUST generate a Date" in 2xx, 3xx and 4xx.
 #[tokio::test]
 async fn section_6_6_1_date() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     for request in [
         shapes::last(),
         shapes::get("connection: close\r\n").replace("GET", "HEAD"),
@@ -66,27 +66,27 @@ fn check_problem(name: &str, head: &Head, body: &[u8], status: u16, code: u64) {
 #[tokio::test]
 async fn section_15_refusals_are_problem_details() {
     let settings = Settings::open().set("channels.default.send", "granted").set("limits.message_bytes", 1024);
-    let edge = Edge::start(&settings).await.unwrap();
+    let edge = Edge::named_or_started(&settings).await.unwrap();
     let good = edge.target.tokens.user("good");
     let nobody = edge.target.tokens.mint(&json!({"sub": "nobody", "exp": 4_102_444_800_u64}));
-    let messages = "/v1/channels/a/messages";
+    let messages = "/v1/channels/open:a/messages";
     let big = json!("x".repeat(2000));
     for (name, request, status, code) in [
         ("not found", Request::get("/nothing"), 404, 4000),
-        ("no token", Request::get("/v1/poll?channels=a"), 401, 4001),
-        ("a bad token", Request::get("/v1/poll?channels=a").bearer("x"), 401, 4002),
+        ("no token", Request::get("/v1/poll?channels=open:a"), 401, 4001),
+        ("a bad token", Request::get("/v1/poll?channels=open:a").bearer("x"), 401, 4002),
         ("no grant", Request::post(messages, &json!(1)).bearer(&nobody), 403, 4000),
         ("no channels", Request::get("/v1/poll").bearer(&good), 400, 4000),
         ("a bad number", Request::get(format!("{messages}?limit=x")).bearer(&good), 400, 4000),
         ("a bad channel", Request::get("/v1/channels/%00/messages").bearer(&good), 400, 4000),
         ("a channel that is no UTF-8", Request::get("/v1/channels/%ff/messages").bearer(&good), 400, 4000),
-        ("a bad cursor", Request::get("/v1/poll?channels=a&cursor=!").bearer(&good), 400, 4000),
+        ("a bad cursor", Request::get("/v1/poll?channels=open:a&cursor=!").bearer(&good), 400, 4000),
         ("no envelope", Request::post("/v1/send", &json!(1)).bearer(&good), 400, 4000),
         ("an unknown type", Request::post("/v1/send", &json!({"type": "x"})).bearer(&good), 400, 4000),
         ("too large", Request::post(messages, &big).bearer(&good), 413, 4005),
         (
             "a page that may not",
-            Request::get("/v1/poll?channels=a").bearer(&good).header("origin", "x://y"),
+            Request::get("/v1/poll?channels=open:a").bearer(&good).header("origin", "x://y"),
             403,
             4003,
         ),
@@ -108,7 +108,7 @@ async fn section_15_refusals_are_problem_details() {
 /// §8.3, §8.4: a body is JSON, whatever its type says; one in a coding is none.
 #[tokio::test]
 async fn section_8_bodies() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let gzip = "\u{1f}\u{8b}\u{8}\u{0}\u{0}";
     for (lines, body, expected) in [
         ("content-type: application/json\r\n", "12345", 201),
@@ -135,12 +135,12 @@ async fn section_8_bodies() {
 /// §10.2.3: `Retry-After` in whole seconds where the code says so.
 #[tokio::test]
 async fn section_10_2_3_retry_after() {
-    let settings = shapes::settings().set("quota.requests_per_connection_per_minute", 2);
-    let edge = Edge::start(&settings).await.unwrap();
+    let settings = Settings::profile().set("quota.requests_per_connection_per_minute", 2);
+    let edge = Edge::named_or_started(&settings).await.unwrap();
     let mut connection = Connection::open(&edge.target).await.unwrap();
     let mut refused = None;
     for _ in 0..10 {
-        let answer = connection.exchange(&Request::get("/v1/channels/a/presence")).await.unwrap();
+        let answer = connection.exchange(&Request::get("/v1/channels/open:a/presence")).await.unwrap();
         if answer.head.status == 429 {
             refused = Some(answer);
             break;

@@ -1,14 +1,13 @@
 //! CORS (WHATWG Fetch §3.3), which is said in headers of RFC 9110: what a page of another origin may read and send.
 
 use conformance::edge::{Edge, Settings};
-use conformance::shapes;
 use conformance::wire::{Connection, Head, Target};
 use tokio::io::AsyncWriteExt as _;
 
 const PAGE: &str = "https://app.example.com";
 
 fn settings() -> Settings {
-    shapes::settings().set("origins.allow", serde_json::json!([PAGE]))
+    Settings::profile().set("origins.allow", serde_json::json!([PAGE]))
 }
 
 async fn ask(target: &Target, method: &str, path: &str, lines: &str) -> Head {
@@ -25,13 +24,13 @@ fn listed(head: &Head, name: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn preflights_say_what_may_be_sent() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     for (path, method, headers) in [
-        ("/v1/sse?channels=a", "GET", "authorization,last-event-id"),
-        ("/v1/poll?channels=a", "GET", "authorization"),
+        ("/v1/sse?channels=open:a", "GET", "authorization,last-event-id"),
+        ("/v1/poll?channels=open:a", "GET", "authorization"),
         ("/v1/send", "POST", "authorization,content-type,idempotency-key"),
-        ("/v1/channels/a/messages", "POST", "authorization,content-type,idempotency-key"),
-        ("/v1/channels/a/presence", "GET", "authorization"),
+        ("/v1/channels/open:a/messages", "POST", "authorization,content-type,idempotency-key"),
+        ("/v1/channels/open:a/presence", "GET", "authorization"),
         ("/v1/tickets", "POST", "authorization"),
     ] {
         let lines = format!(
@@ -54,7 +53,7 @@ async fn preflights_say_what_may_be_sent() {
 
 #[tokio::test]
 async fn pages_elsewhere_are_told_nothing() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     for origin in [
         "https://elsewhere.example",
         "http://app.example.com",
@@ -63,7 +62,7 @@ async fn pages_elsewhere_are_told_nothing() {
     ] {
         for method in ["OPTIONS", "GET", "HEAD"] {
             let lines = format!("origin: {origin}\r\naccess-control-request-method: GET\r\n");
-            let head = ask(&edge.target, method, "/v1/poll?channels=a", &lines).await;
+            let head = ask(&edge.target, method, "/v1/poll?channels=open:a", &lines).await;
             assert_eq!(head.status, 403, "{method} {origin}");
             let leaks = head.headers.iter().any(|(name, _)| name.starts_with("access-control-"));
             assert!(!leaks, "{method} {origin}: {:?}", head.headers);
@@ -73,11 +72,11 @@ async fn pages_elsewhere_are_told_nothing() {
 
 #[tokio::test]
 async fn answers_and_refusals_can_be_read_by_the_page() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     for (method, path) in [
-        ("GET", "/v1/poll?channels=a"),
+        ("GET", "/v1/poll?channels=open:a"),
         ("GET", "/v1/poll"),
-        ("HEAD", "/v1/sse?channels=a"),
+        ("HEAD", "/v1/sse?channels=open:a"),
         ("PUT", "/v1/send"),
         ("GET", "/nothing"),
         ("OPTIONS", "*"),
@@ -92,9 +91,9 @@ async fn answers_and_refusals_can_be_read_by_the_page() {
 /// edge's own and those of the `Host` are not.
 #[tokio::test]
 async fn the_own_origin_is_the_targets() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     for (origin, status) in [("https://edge.test", 200), ("https://edge.example", 403)] {
-        let path = "https://edge.test/v1/poll?channels=a";
+        let path = "https://edge.test/v1/poll?channels=open:a";
         let head = ask(&edge.target, "GET", path, &format!("origin: {origin}\r\n")).await;
         assert_eq!(head.status, status, "{origin}");
     }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_body_that_is_wanted_is_asked_for() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let head = post("content-length: 5\r\nexpect: 100-continue\r\n", "");
     let mut connection = Connection::open(&edge.target).await.unwrap();
     connection.stream().write_all(head.as_bytes()).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_body_that_is_wanted_is_asked_for() {
 /// asked for.
 #[tokio::test]
 async fn what_is_answered_anyway_needs_no_body() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let expect = "expect: 100-continue\r\n";
     for (name, bytes, status) in [
         ("too large", post(&format!("content-length: 5000000\r\n{expect}"), ""), 413),
@@ -48,7 +48,7 @@ async fn what_is_answered_anyway_needs_no_body() {
 
 #[tokio::test]
 async fn other_cases() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let report = shapes::judge(
         &edge.target,
         &[
@@ -78,8 +78,7 @@ async fn other_cases() {
 /// "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that expectation."
 #[tokio::test]
 async fn http_1_0_is_not_told() {
-    let settings: Settings = shapes::settings();
-    let edge = Edge::start(&settings).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let head = post("content-length: 5\r\nexpect: 100-continue\r\n", "").replace("HTTP/1.1", "HTTP/1.0");
     let mut connection = Connection::open(&edge.target).await.unwrap();
     let stream = connection.stream();

@@ -16,21 +16,17 @@ struct Endpoint {
 const ENDPOINTS: [Endpoint; 8] = [
     Endpoint { path: "/v1/ws", methods: &["GET", "OPTIONS"] },
     Endpoint { path: "/echo", methods: &["GET", "OPTIONS"] },
-    Endpoint { path: "/v1/sse?channels=a", methods: &["GET", "HEAD", "OPTIONS"] },
-    Endpoint { path: "/v1/poll?channels=a", methods: &["GET", "HEAD", "OPTIONS"] },
+    Endpoint { path: "/v1/sse?channels=open:a", methods: &["GET", "HEAD", "OPTIONS"] },
+    Endpoint { path: "/v1/poll?channels=open:a", methods: &["GET", "HEAD", "OPTIONS"] },
     Endpoint { path: "/v1/send", methods: &["POST", "OPTIONS"] },
-    Endpoint { path: "/v1/channels/a/messages", methods: &["GET", "HEAD", "POST", "OPTIONS"] },
-    Endpoint { path: "/v1/channels/a/presence", methods: &["GET", "HEAD", "OPTIONS"] },
+    Endpoint { path: "/v1/channels/open:a/messages", methods: &["GET", "HEAD", "POST", "OPTIONS"] },
+    Endpoint { path: "/v1/channels/open:a/presence", methods: &["GET", "HEAD", "OPTIONS"] },
     Endpoint { path: "/v1/tickets", methods: &["POST", "OPTIONS"] },
 ];
 /// The registry's of RFC 9110, PATCH, one of another registry's, and one that nobody knows. CONNECT has another
 /// target.
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "PROPFIND", "FROB"];
-
-fn settings() -> Settings {
-    shapes::settings().set("conformance.echo", true)
-}
 
 /// The head of the answer, lines in lower case, and what came behind it until the connection ended.
 async fn ask(target: &Target, method: &str, path: &str, lines: &str) -> (u16, String, Vec<u8>) {
@@ -59,7 +55,7 @@ fn listed(head: &str) -> Vec<String> {
 /// §9.1, §15.5.6: 405 "MUST generate an Allow header field", and what it lists is neither more nor less than there is.
 #[tokio::test]
 async fn section_15_5_6_405_with_allow() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     for Endpoint { path, methods } in ENDPOINTS {
         let mut expected: Vec<_> = methods.iter().map(|method| (*method).to_owned()).collect();
         expected.sort_unstable();
@@ -81,7 +77,7 @@ async fn section_15_5_6_405_with_allow() {
 /// §9.3.7: OPTIONS says which methods there are; of `*`, which there are anywhere.
 #[tokio::test]
 async fn section_9_3_7_options() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let server = Endpoint { path: "*", methods: &["GET", "HEAD", "POST", "OPTIONS"] };
     for Endpoint { path, methods } in ENDPOINTS.into_iter().chain([server]) {
         let (status, head, body) = ask(&edge.target, "OPTIONS", path, "").await;
@@ -99,14 +95,15 @@ async fn section_9_3_7_options() {
 /// §9.3.2: what GET would say, without the content; and at once, also where GET would last.
 #[tokio::test]
 async fn section_9_3_2_head() {
-    for settings in [settings(), settings().over_tls()] {
-        let edge = Edge::start(&settings).await.unwrap();
+    for settings in [Settings::profile().over_tcp(), Settings::profile().over_tls()] {
+        let edge = Edge::named_or_started(&settings).await.unwrap();
+        let channel = shapes::own_channel();
         for path in [
-            "/v1/channels/a/messages",
-            "/v1/channels/a/presence",
-            "/v1/poll?channels=a",
+            &*format!("/v1/channels/{channel}/messages"),
+            &*format!("/v1/channels/{channel}/presence"),
+            &*format!("/v1/poll?channels={channel}"),
             "/v1/poll",
-            "/v1/poll?channels=a&wait=x",
+            &*format!("/v1/poll?channels={channel}&wait=x"),
             "/v1/sse",
             "/nothing",
         ] {
@@ -126,13 +123,15 @@ async fn section_9_3_2_head() {
 
 #[tokio::test]
 async fn section_9_3_2_head_of_what_lasts() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let mut connection = Connection::open(&edge.target).await.unwrap();
-    let first = connection.exchange(&Request::get("/v1/poll?channels=a")).await.unwrap().json().unwrap();
+    let channel = shapes::own_channel();
+    let poll = format!("/v1/poll?channels={channel}");
+    let first = connection.exchange(&Request::get(&poll)).await.unwrap().json().unwrap();
     let cursor = first["cursor"].as_str().unwrap();
     for (path, content_type) in [
-        ("/v1/sse?channels=a&presence=1", "text/event-stream"),
-        (&*format!("/v1/poll?channels=a&wait=60&cursor={cursor}"), "application/json"),
+        (&*format!("/v1/sse?channels={channel}&presence=1"), "text/event-stream"),
+        (&*format!("{poll}&wait=60&cursor={cursor}"), "application/json"),
     ] {
         let begun = tokio::time::Instant::now();
         let (status, head, body) = ask(&edge.target, "HEAD", path, "").await;
@@ -150,8 +149,8 @@ async fn section_9_3_2_head_of_what_lasts() {
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
     }
     // §9.2.1: safe. Nobody has joined, and nobody has been present.
-    let presence =
-        connection.exchange(&Request::get("/v1/channels/a/presence")).await.unwrap().json().unwrap();
+    let presence = Request::get(format!("/v1/channels/{channel}/presence"));
+    let presence = connection.exchange(&presence).await.unwrap().json().unwrap();
     // The guest of the first poll.
     assert_eq!(presence["total"], 1, "{presence}");
 }
@@ -160,11 +159,14 @@ async fn section_9_3_2_head_of_what_lasts() {
 #[tokio::test]
 async fn section_9_3_2_head_is_no_way_around() {
     let closed = Settings::open().set("channels.default.join", "granted");
-    let edge = Edge::start(&closed).await.unwrap();
+    let edge = Edge::named_or_started(&closed).await.unwrap();
     let nobody = edge.target.tokens.mint(&json!({"sub": "nobody", "exp": 4_102_444_800_u64}));
-    for path in
-        ["/v1/sse?channels=a", "/v1/poll?channels=a", "/v1/channels/a/messages", "/v1/channels/a/presence"]
-    {
+    for path in [
+        "/v1/sse?channels=open:a",
+        "/v1/poll?channels=open:a",
+        "/v1/channels/open:a/messages",
+        "/v1/channels/open:a/presence",
+    ] {
         for (lines, expected) in [
             (String::new(), 401),
             ("authorization: Bearer nonsense\r\n".to_owned(), 401),
@@ -180,7 +182,7 @@ async fn section_9_3_2_head_is_no_way_around() {
 /// §9.3.8: what came must not be echoed, tokens among it.
 #[tokio::test]
 async fn section_9_3_8_trace_tells_nothing() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let (status, _, body) = ask(&edge.target, "TRACE", "/v1/poll", "authorization: Bearer secret\r\n").await;
     assert_eq!(status, 405);
     assert!(!String::from_utf8(body).unwrap().contains("secret"));
@@ -189,15 +191,16 @@ async fn section_9_3_8_trace_tells_nothing() {
 /// HEAD of an event stream costs no subscription: the next message reaches the one who has one, once.
 #[tokio::test]
 async fn section_9_2_1_head_changes_nothing_for_others() {
-    let edge = Edge::start(&Settings::open()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let tokens = &edge.target.tokens;
     let alice = tokens.user("alice");
-    let request = Request::get("/v1/sse?channels=a&presence=1").bearer(&alice);
+    let channel = shapes::own_channel();
+    let request = Request::get(format!("/v1/sse?channels={channel}&presence=1")).bearer(&alice);
     let mut stream = EventStream::open(&edge.target, Dial::default(), &request).await.unwrap();
     let lines = format!("authorization: Bearer {}\r\n", tokens.user("bob"));
-    assert_eq!(ask(&edge.target, "HEAD", "/v1/sse?channels=a", &lines).await.0, 200);
+    assert_eq!(ask(&edge.target, "HEAD", &format!("/v1/sse?channels={channel}"), &lines).await.0, 200);
     let mut connection = Connection::open(&edge.target).await.unwrap();
-    let post = Request::post("/v1/channels/a/messages", &json!(1)).bearer(&alice);
+    let post = Request::post(format!("/v1/channels/{channel}/messages"), &json!(1)).bearer(&alice);
     connection.exchange(&post).await.unwrap().expect_status(201).unwrap();
     let mut seen: Vec<String> = Vec::new();
     while !seen.last().is_some_and(|data| data.contains("\"type\":\"message\"")) {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use conformance::edge::Edge;
+use conformance::edge::{Edge, Settings};
 use conformance::shapes::{self, Shape, post};
 
 const BAD: &[&[u16]] = &[&[400]];
@@ -14,7 +14,7 @@ fn chunked(name: &str, body: impl AsRef<str>, right: &'static [&'static [u16]]) 
 }
 
 async fn judge(shapes: &[Shape]) {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let report = shapes::judge(&edge.target, shapes).await;
     assert!(report.is_empty(), "\n{report}");
     assert_eq!(shapes::smuggled(&edge.target).await.unwrap(), Vec::<String>::new());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conformance::edge::Edge;
+use conformance::edge::{Edge, Settings};
 use conformance::shapes::{self, BODY, Shape, get, last, post};
 use conformance::wire::{Connection, Dial, Request, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,11 +25,11 @@ fn parts(text: &str) -> (String, &str) {
 
 #[tokio::test]
 async fn section_9_3_persistence() {
-    for settings in [shapes::settings(), shapes::settings().over_tls()] {
-        let edge = Edge::start(&settings).await.unwrap();
+    for settings in [Settings::profile().over_tcp(), Settings::profile().over_tls()] {
+        let edge = Edge::named_or_started(&settings).await.unwrap();
         let mut connection = Connection::open(&edge.target).await.unwrap();
         for round in 0..50 {
-            let path = if round % 2 == 0 { "/v1/channels/a/presence" } else { "/nothing" };
+            let path = if round % 2 == 0 { "/v1/channels/open:a/presence" } else { "/nothing" };
             let answer = connection.exchange(&Request::get(path)).await.unwrap();
             assert_eq!(answer.head.status, if round % 2 == 0 { 200 } else { 404 });
             assert_ne!(answer.head.header("connection"), Some("close"));
@@ -39,7 +39,7 @@ async fn section_9_3_persistence() {
 
 #[tokio::test]
 async fn section_9_6_tear_down() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let shape =
         |name: &str, option: &str, right| Shape::new(name, get(&format!("connection: {option}\r\n")), right);
     let report = shapes::judge(
@@ -64,7 +64,7 @@ async fn section_9_6_tear_down() {
 /// §9.3.2: in their order, each whole, however many come at once.
 #[tokio::test]
 async fn section_9_3_2_pipelining() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let mut bytes = String::new();
     let mut expected = Vec::new();
     for round in 0..200 {
@@ -97,11 +97,12 @@ async fn section_9_3_2_pipelining() {
 /// A poll that waits holds up those behind it, and they are answered after it.
 #[tokio::test]
 async fn section_9_3_2_behind_a_request_that_waits() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let mut connection = Connection::open(&edge.target).await.unwrap();
-    let first = connection.exchange(&Request::get("/v1/poll?channels=a")).await.unwrap().json().unwrap();
+    let poll = format!("/v1/poll?channels={}", shapes::own_channel());
+    let first = connection.exchange(&Request::get(&poll)).await.unwrap().json().unwrap();
     let cursor = first["cursor"].as_str().unwrap();
-    let waiting = Request::get(format!("/v1/poll?channels=a&wait=1&cursor={cursor}"));
+    let waiting = Request::get(format!("{poll}&wait=1&cursor={cursor}"));
     let bytes = [waiting.to_bytes("localhost"), get("").into_bytes()].concat();
     connection.stream().write_all(&bytes).await.unwrap();
     let begun = tokio::time::Instant::now();
@@ -113,8 +114,9 @@ async fn section_9_3_2_behind_a_request_that_waits() {
 
 #[tokio::test]
 async fn section_2_3_http_1_0_clients() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
-    let old = |lines: &str| format!("GET /v1/channels/a/presence HTTP/1.0\r\n{lines}\r\n");
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
+    let channel = shapes::own_channel();
+    let old = |lines: &str| format!("GET /v1/channels/{channel}/presence HTTP/1.0\r\n{lines}\r\n");
 
     let answer = text(&edge.target, old("").as_bytes()).await;
     let (head, body) = parts(&answer);
@@ -140,7 +142,7 @@ async fn section_2_3_http_1_0_clients() {
 /// RFC 9113 §3.3: HTTP/2 is for those who negotiate it in TLS; its preface in the clear is no request of HTTP/1.
 #[tokio::test]
 async fn section_2_3_http_2_in_the_clear() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile().over_tcp()).await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let answers = shapes::say(&edge.target, preface).await.unwrap();
     assert!(answers.ended);
@@ -150,7 +152,7 @@ async fn section_2_3_http_2_in_the_clear() {
 /// RFC 9110 §7.8: an upgrade that is not known is ignored, and RFC 9113 §3.1 has taken h2c away.
 #[tokio::test]
 async fn section_9_upgrades_that_are_not_known() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let h2c = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n";
     let tls = "connection: upgrade\r\nupgrade: TLS/1.2, HTTP/1.1\r\n";
     let report = shapes::judge(

@@ -1,6 +1,6 @@
 //! §5: field syntax, and how much of it there may be.
 
-use conformance::edge::Edge;
+use conformance::edge::{Edge, Settings};
 use conformance::shapes::{self, Shape, get};
 
 const BAD: &[&[u16]] = &[&[400]];
@@ -8,7 +8,7 @@ const FINE: &[&[u16]] = &[&[200, 200]];
 const TOO_MUCH: &[&[u16]] = &[&[431]];
 
 async fn judge(shapes: &[Shape]) {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let report = shapes::judge(&edge.target, shapes).await;
     assert!(report.is_empty(), "\n{report}");
     assert!(edge.panics().is_empty(), "{:?}", edge.panics());
@@ -51,12 +51,14 @@ async fn section_5_values_without_control_characters() {
     let mut shapes = Vec::new();
     for byte in (0..0x20).chain([0x7f]).filter(|byte| ![b'\t', b'\n', b'\r'].contains(byte)) {
         let bytes =
-            [b"GET /v1/channels/a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"].concat();
+            [b"GET /v1/channels/open:a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"]
+                .concat();
         shapes.push(Shape::new(format!("{byte:#04x} in a value"), bytes, BAD));
     }
     for byte in [b'\t', 0x80, 0xff] {
         let bytes =
-            [b"GET /v1/channels/a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"].concat();
+            [b"GET /v1/channels/open:a/presence HTTP/1.1\r\nhost: a\r\nx: y", &[byte][..], b"z\r\n\r\n"]
+                .concat();
         shapes.push(Shape::new(format!("{byte:#04x} in a value"), bytes, FINE));
     }
     judge(&shapes).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use conformance::edge::Edge;
+use conformance::edge::{Edge, Settings};
 use conformance::shapes::{self, BODY, Shape, get, last, post};
 
 const BAD: &[&[u16]] = &[&[400]];
@@ -12,7 +12,7 @@ const FINE: &[&[u16]] = &[&[201, 200]];
 const CHUNKS: &str = "5\r\n12345\r\n0\r\n\r\n";
 
 async fn judge(shapes: &[Shape]) {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let report = shapes::judge(&edge.target, shapes).await;
     assert!(report.is_empty(), "\n{report}");
     assert_eq!(shapes::smuggled(&edge.target).await.unwrap(), Vec::<String>::new());
@@ -170,7 +170,7 @@ async fn section_6_3_message_body_length() {
 /// §6.1: transfer codings are no part of HTTP/1.0; §2.3.
 #[tokio::test]
 async fn section_6_1_transfer_encoding_in_http_1_0() {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let bytes = post("transfer-encoding: chunked\r\n", CHUNKS).replace("HTTP/1.1", "HTTP/1.0") + &last();
     let text = super::connections::text(&edge.target, bytes.as_bytes()).await;
     assert!(text.starts_with("HTTP/1.0 400 ") || text.starts_with("HTTP/1.1 400 "), "{text}");
@@ -180,8 +180,8 @@ async fn section_6_1_transfer_encoding_in_http_1_0() {
 /// §8: a request that is not whole is never acted upon.
 #[tokio::test]
 async fn section_8_incomplete_messages() {
-    let settings = shapes::settings().set("listen.request_timeout", "2s").set("listen.idle_timeout", "2s");
-    let edge = Edge::start(&settings).await.unwrap();
+    let settings = Settings::profile().set("listen.request_timeout", "2s").set("listen.idle_timeout", "2s");
+    let edge = Edge::named_or_started(&settings).await.unwrap();
     for incomplete in [
         post("content-length: 6\r\n", BODY),
         post("transfer-encoding: chunked\r\n", "6\r\n12345"),
@@ -189,7 +189,7 @@ async fn section_8_incomplete_messages() {
         post("transfer-encoding: chunked\r\n", "5\r\n12345\r\n0\r\n"),
         // A chunk without end: as long as can be said.
         post("transfer-encoding: chunked\r\n", "ffffffffffffffff\r\n12345"),
-        "GET /v1/channels/a/presence HTTP/1.1\r\nhost: a\r\n".to_owned(),
+        "GET /v1/channels/open:a/presence HTTP/1.1\r\nhost: a\r\n".to_owned(),
     ] {
         let most = Duration::from_secs(8);
         let answers = shapes::say_within(&edge.target, incomplete.as_bytes(), most).await.unwrap();

@@ -1,6 +1,6 @@
 //! §2 and §3: the request line, its target, and the host.
 
-use conformance::edge::Edge;
+use conformance::edge::{Edge, Settings};
 use conformance::shapes::{self, Shape};
 
 const BAD: &[&[u16]] = &[&[400]];
@@ -11,11 +11,11 @@ fn line(line: &str) -> Vec<u8> {
 }
 
 fn host(lines: &str) -> Vec<u8> {
-    format!("GET /v1/channels/a/presence HTTP/1.1\r\n{lines}\r\n").into_bytes()
+    format!("GET /v1/channels/open:a/presence HTTP/1.1\r\n{lines}\r\n").into_bytes()
 }
 
 async fn judge(shapes: &[Shape]) {
-    let edge = Edge::start(&shapes::settings()).await.unwrap();
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
     let report = shapes::judge(&edge.target, shapes).await;
     assert!(report.is_empty(), "\n{report}");
     assert!(edge.panics().is_empty(), "{:?}", edge.panics());
@@ -23,7 +23,7 @@ async fn judge(shapes: &[Shape]) {
 
 #[tokio::test]
 async fn section_2_2_message_parsing() {
-    let presence = "/v1/channels/a/presence";
+    let presence = "/v1/channels/open:a/presence";
     let shape = |name: &str, text: String, right| Shape::new(name, text, right);
     judge(&[
         shape("empty lines before the request line", format!("\r\n\r\n{}", shapes::get("")), FINE),
@@ -53,20 +53,20 @@ async fn section_2_3_version() {
     for version in
         ["HTTP/0.9", "HTTP/1.2", "HTTP/1.10", "HTTP/2.0", "HTTP/3.0", "http/1.1", "XTTP/1.1", "HTTP/1.1 ", ""]
     {
-        shapes.push(Shape::new(version, line(&format!("GET /v1/channels/a/presence {version}")), BAD));
+        shapes.push(Shape::new(version, line(&format!("GET /v1/channels/open:a/presence {version}")), BAD));
     }
     judge(&shapes).await;
 }
 
 #[tokio::test]
 async fn section_3_request_line() {
-    let presence = "/v1/channels/a/presence";
+    let presence = "/v1/channels/open:a/presence";
     let shape = |name: &str, text: &str, right| Shape::new(name, line(text), right);
     judge(&[
         shape("two spaces", &format!("GET  {presence} HTTP/1.1"), BAD),
         shape("tabs", &format!("GET\t{presence}\tHTTP/1.1"), BAD),
         shape("no target", "GET HTTP/1.1", BAD),
-        shape("a space in the target", "GET /v1/channels/a b/presence HTTP/1.1", BAD),
+        shape("a space in the target", "GET /v1/channels/open:a b/presence HTTP/1.1", BAD),
         shape("a space before the method", &format!(" GET {presence} HTTP/1.1"), BAD),
         shape("a method that is no token", &format!("G(T {presence} HTTP/1.1"), BAD),
         // "longer than any that it implements": 501.
@@ -80,7 +80,7 @@ async fn section_3_request_line() {
 
 #[tokio::test]
 async fn section_3_2_request_target() {
-    let presence = "/v1/channels/a/presence";
+    let presence = "/v1/channels/open:a/presence";
     let shape = |name: &str, text: &str, right| Shape::new(name, line(text), right);
     judge(&[
         shape("absolute form", &format!("GET http://localhost{presence} HTTP/1.1"), FINE),
@@ -94,7 +94,7 @@ async fn section_3_2_request_target() {
         shape("CONNECT, for which it is no proxy", "CONNECT localhost:80 HTTP/1.1", &[&[501, 200]]),
         shape("asterisk form without OPTIONS", "GET * HTTP/1.1", BAD),
         shape("asterisk form", "OPTIONS * HTTP/1.1", &[&[204, 200]]),
-        shape("no slash at the beginning", "GET v1/channels/a/presence HTTP/1.1", BAD),
+        shape("no slash at the beginning", "GET v1/channels/open:a/presence HTTP/1.1", BAD),
     ])
     .await;
 }
@@ -107,7 +107,7 @@ async fn section_3_2_host() {
         Shape::new("the same Host twice", host("host: a\r\nhost: a\r\n"), BAD),
         Shape::new(
             "absolute form without Host",
-            "GET http://localhost/v1/channels/a/presence HTTP/1.1\r\n\r\n",
+            "GET http://localhost/v1/channels/open:a/presence HTTP/1.1\r\n\r\n",
             BAD,
         ),
     ];

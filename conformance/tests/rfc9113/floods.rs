@@ -70,7 +70,7 @@ async fn others(target: &Target) -> Duration {
     while Instant::now() < end {
         let begun = Instant::now();
         let mut http = Connection::open(target).await.unwrap();
-        let answer = http.exchange(&Request::get("/v1/channels/other:1/presence")).await.unwrap();
+        let answer = http.exchange(&Request::get("/v1/channels/open:other/presence")).await.unwrap();
         answer.expect_status(200).unwrap();
         slowest = slowest.max(begun.elapsed());
         sleep(Duration::from_millis(50)).await;
@@ -112,7 +112,11 @@ where
 
 async fn others_once(target: &Target) {
     let mut http = Connection::open(target).await.unwrap();
-    http.exchange(&Request::get("/v1/channels/other:1/presence")).await.unwrap().expect_status(200).unwrap();
+    http.exchange(&Request::get("/v1/channels/open:other/presence"))
+        .await
+        .unwrap()
+        .expect_status(200)
+        .unwrap();
 }
 
 /// Every connection was ended, with the word for it.

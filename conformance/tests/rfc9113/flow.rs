@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use conformance::edge::Edge;
+use conformance::shapes;
 use conformance::wire::h2::code::{CANCEL, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PROTOCOL_ERROR};
 use conformance::wire::h2::{self, H2, flag, kind, setting};
 use conformance::wire::{Connection, Request};
@@ -41,17 +42,22 @@ async fn section_6_9_window_update() {
     .await;
 }
 
+/// The messages of a channel that no other check fills.
+fn own_messages() -> String {
+    format!("/v1/channels/{}/messages", shapes::own_channel())
+}
+
 /// Some 40 KB of history, so that every window matters.
-async fn fill(edge: &Edge) {
+async fn fill(edge: &Edge, messages: &str) {
     let mut http = Connection::open(&edge.target).await.unwrap();
     for _ in 0..40 {
-        let post = Request::post(MESSAGES, &json!("x".repeat(1000)));
+        let post = Request::post(messages, &json!("x".repeat(1000)));
         http.exchange(&post).await.unwrap().expect_status(201).unwrap();
     }
 }
 
-fn history(stream: u32) -> Vec<u8> {
-    headers(stream, flag::END_STREAM, &fields("GET", MESSAGES, &[]))
+fn history(stream: u32, messages: &str) -> Vec<u8> {
+    headers(stream, flag::END_STREAM, &fields("GET", messages, &[]))
 }
 
 /// How many bytes of DATA come on the stream before half a second of silence.
@@ -69,10 +75,11 @@ async fn bytes_now(h2: &mut H2, stream: u32) -> usize {
 
 #[tokio::test]
 async fn section_6_9_1_no_more_than_the_window() {
-    let edge = Edge::start(&settings()).await.unwrap();
-    fill(&edge).await;
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
+    let messages = &own_messages();
+    fill(&edge, messages).await;
     let mut h2 = H2::open(&edge.target, &[(setting::INITIAL_WINDOW_SIZE, 10)]).await.unwrap();
-    h2.write(&history(1)).await.unwrap();
+    h2.write(&history(1, messages)).await.unwrap();
     assert_eq!(bytes_now(&mut h2, 1).await, 10);
     h2.write(&h2::window_update(1, 5)).await.unwrap();
     assert_eq!(bytes_now(&mut h2, 1).await, 5);
@@ -94,10 +101,11 @@ async fn section_6_9_1_no_more_than_the_window() {
 
 #[tokio::test]
 async fn section_6_9_1_no_more_than_the_connections_window() {
-    let edge = Edge::start(&settings()).await.unwrap();
-    fill(&edge).await;
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
+    let messages = &own_messages();
+    fill(&edge, messages).await;
     let mut h2 = H2::open(&edge.target, &[(setting::INITIAL_WINDOW_SIZE, 1 << 20)]).await.unwrap();
-    h2.write(&[history(1), history(3)].concat()).await.unwrap();
+    h2.write(&[history(1, messages), history(3, messages)].concat()).await.unwrap();
     let (mut bytes, end) = (0, Instant::now() + Duration::from_secs(1));
     while let Ok(frame) = timeout_at(end, h2.next()).await {
         let frame = frame.unwrap().unwrap();
@@ -111,7 +119,7 @@ async fn section_6_9_1_no_more_than_the_connections_window() {
 async fn section_5_2_2_a_body_that_nobody_reads() {
     let edge = Edge::start(&settings()).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
-    h2.write(&headers(1, 0, &fields("GET", "/v1/sse?channels=h2:1", &[]))).await.unwrap();
+    h2.write(&headers(1, 0, &fields("GET", "/v1/sse?channels=open:h2", &[]))).await.unwrap();
     assert_eq!(status(&mut h2, 1).await, 200);
     let before = edge.own_process().memory().unwrap().rss_bytes;
     for _ in 0..500 {
@@ -130,12 +138,13 @@ async fn section_5_2_2_a_body_that_nobody_reads() {
 /// well, and answer every ping.
 #[tokio::test]
 async fn section_5_2_2_a_window_that_never_opens() {
-    let edge = Edge::start(&settings().set("limits.write_timeout", "1s")).await.unwrap();
-    fill(&edge).await;
+    let edge = Edge::named_or_started(&settings().set("limits.write_timeout", "1s")).await.unwrap();
+    let messages = &own_messages();
+    fill(&edge, messages).await;
     let mut h2 = H2::open(&edge.target, &[(setting::INITIAL_WINDOW_SIZE, 0)]).await.unwrap();
     let begun = Instant::now();
-    let streaming = headers(3, flag::END_STREAM, &fields("GET", "/v1/sse?channels=h2:1", &[]));
-    h2.write(&[history(1), streaming].concat()).await.unwrap();
+    let streaming = headers(3, flag::END_STREAM, &fields("GET", "/v1/sse?channels=open:h2", &[]));
+    h2.write(&[history(1, messages), streaming].concat()).await.unwrap();
     for _ in [1, 3] {
         until(&mut h2, |frame| (frame.status() == Some(200) && frame.kind == kind::HEADERS).then_some(()))
             .await;
@@ -156,7 +165,7 @@ async fn section_5_2_2_a_window_that_never_opens() {
     assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
     // One that takes what it is given is not.
     let window = h2::settings(&[(setting::INITIAL_WINDOW_SIZE, 1 << 20)]);
-    h2.write(&[window, history(5)].concat()).await.unwrap();
+    h2.write(&[window, history(5, messages)].concat()).await.unwrap();
     assert_eq!(status(&mut h2, 5).await, 200);
     assert!(body(&mut h2, 5).await.len() > 40_000);
 }
@@ -164,9 +173,9 @@ async fn section_5_2_2_a_window_that_never_opens() {
 /// An event stream without news waits for news, not for its client.
 #[tokio::test]
 async fn section_5_2_2_silence_is_no_stall() {
-    let edge = Edge::start(&settings().set("limits.write_timeout", "1s")).await.unwrap();
+    let edge = Edge::named_or_started(&settings().set("limits.write_timeout", "1s")).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
-    h2.write(&headers(1, flag::END_STREAM, &fields("GET", "/v1/sse?channels=h2:1", &[]))).await.unwrap();
+    h2.write(&headers(1, flag::END_STREAM, &fields("GET", "/v1/sse?channels=open:h2", &[]))).await.unwrap();
     assert_eq!(status(&mut h2, 1).await, 200);
     sleep(Duration::from_secs(5)).await;
     let mut http = Connection::open(&edge.target).await.unwrap();

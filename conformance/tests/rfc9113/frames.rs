@@ -11,7 +11,7 @@ use super::{
 
 #[tokio::test]
 async fn section_3_4_preface() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     for wrong in [
         case("another text", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n\0\0\0\x04\0\0\0\0\0", GoAway(PROTOCOL_ERROR)),
         case("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", GoAway(PROTOCOL_ERROR)),
@@ -29,7 +29,7 @@ async fn section_3_4_preface() {
 /// §6.5.2, §6.5.3: what it announces, and that it acknowledges what it is told.
 #[tokio::test]
 async fn section_6_5_settings_of_the_server() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     let mut h2 = H2::connect(&edge.target).await.unwrap();
     let told = h2.greet(&[(setting::ENABLE_PUSH, 0)]).await.unwrap().parameters();
     let value = |id| told.iter().find(|(found, _)| *found == id).map(|(_, value)| *value);
@@ -252,7 +252,7 @@ async fn section_6_6_to_6_8_other_frames() {
 /// §6.7: "identical opaque data", and an answer has a higher priority than any other frame.
 #[tokio::test]
 async fn section_6_7_ping() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
     for data in [*PING, [0; 8], [0xff; 8]] {
         h2.write(&h2::frame(kind::PING, 0, 0, &data)).await.unwrap();

@@ -4,16 +4,18 @@
 use std::time::Duration;
 
 use conformance::edge::Edge;
+use conformance::shapes;
 use conformance::wire::h2::code::NO_ERROR;
 use conformance::wire::h2::{H2, flag, kind};
 use conformance::wire::{Connection, Request};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{MESSAGES, alive, body, data, fields, headers, next, post, settings, status, until};
+use super::{alive, body, data, fields, headers, next, settings, status, until};
 
-async fn publish(http: &mut Connection, data: &Value) {
-    http.exchange(&Request::post(MESSAGES, data)).await.unwrap().expect_status(201).unwrap();
+async fn publish(http: &mut Connection, channel: &str, data: &Value) {
+    let post = Request::post(format!("/v1/channels/{channel}/messages"), data);
+    http.exchange(&post).await.unwrap().expect_status(201).unwrap();
 }
 
 fn ask(stream: u32, path: &str) -> Vec<u8> {
@@ -35,15 +37,16 @@ async fn sse_text(h2: &mut H2, stream: u32, end: &str) -> String {
 
 #[tokio::test]
 async fn sse_carries_live_messages() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
-    h2.write(&ask(1, "/v1/sse?channels=h2:1")).await.unwrap();
+    let channel = shapes::own_channel();
+    h2.write(&ask(1, &format!("/v1/sse?channels={channel}"))).await.unwrap();
     assert_eq!(status(&mut h2, 1).await, 200);
     let opening = sse_text(&mut h2, 1, "room_joined").await;
     assert!(opening.starts_with("retry: "), "{opening}");
     let mut http = Connection::open(&edge.target).await.unwrap();
     for n in 0..50 {
-        publish(&mut http, &json!({ "n": n })).await;
+        publish(&mut http, &channel, &json!({ "n": n })).await;
     }
     let text = sse_text(&mut h2, 1, "{\"n\":49}").await;
     let places: Vec<_> = (0..50).map(|n| text.find(&format!("{{\"n\":{n}}}")).expect("each came")).collect();
@@ -52,19 +55,22 @@ async fn sse_carries_live_messages() {
 
 #[tokio::test]
 async fn polls_are_answered_by_the_first_message() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
-    h2.write(&ask(1, "/v1/poll?channels=h2:1")).await.unwrap();
+    let channel = shapes::own_channel();
+    let poll = format!("/v1/poll?channels={channel}");
+    h2.write(&ask(1, &poll)).await.unwrap();
     assert_eq!(status(&mut h2, 1).await, 200);
     let first: Value = serde_json::from_slice(&body(&mut h2, 1).await).unwrap();
-    let poll = format!("/v1/poll?channels=h2:1&wait=60&cursor={}", first["cursor"].as_str().unwrap());
+    let poll = format!("{poll}&wait=60&cursor={}", first["cursor"].as_str().unwrap());
     for index in 0..50 {
         h2.write(&ask(3 + 2 * index, &poll)).await.unwrap();
     }
     // They wait, and the connection does not.
     alive(&mut h2).await;
     sleep(Duration::from_millis(300)).await;
-    h2.write(&[post(201), data(201, flag::END_STREAM, b"\"through the same connection\"")].concat())
+    let post = headers(201, 0, &fields("POST", &format!("/v1/channels/{channel}/messages"), &[]));
+    h2.write(&[post, data(201, flag::END_STREAM, b"\"through the same connection\"")].concat())
         .await
         .unwrap();
     let mut answers = 0;
@@ -83,11 +89,13 @@ async fn polls_are_answered_by_the_first_message() {
 async fn section_6_8_a_drain_is_graceful() {
     let mut edge = Edge::start(&settings().set("listen.drain", "2s")).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
-    h2.write(&ask(1, "/v1/poll?channels=h2:1")).await.unwrap();
+    let channel = shapes::own_channel();
+    let poll = format!("/v1/poll?channels={channel}");
+    h2.write(&ask(1, &poll)).await.unwrap();
     assert_eq!(status(&mut h2, 1).await, 200);
     let first: Value = serde_json::from_slice(&body(&mut h2, 1).await).unwrap();
-    let poll = format!("/v1/poll?channels=h2:1&wait=60&cursor={}", first["cursor"].as_str().unwrap());
-    h2.write(&[ask(3, "/v1/sse?channels=h2:1"), ask(5, &poll)].concat()).await.unwrap();
+    let poll = format!("{poll}&wait=60&cursor={}", first["cursor"].as_str().unwrap());
+    h2.write(&[ask(3, &format!("/v1/sse?channels={channel}")), ask(5, &poll)].concat()).await.unwrap();
     sse_text(&mut h2, 3, "room_joined").await;
     alive(&mut h2).await;
 

@@ -1,6 +1,6 @@
 //! HTTP/2 (RFC 9113), by section, frame by frame: what the server makes of frames that are wrong, in the wrong place or
-//! too many, and that it serves the realtime endpoints over it. It always starts its own server, with TLS, since HTTP/2
-//! is negotiated there and nowhere else.
+//! too many, and that it serves the realtime endpoints over it. Always over TLS, since HTTP/2 is negotiated there and
+//! nowhere else.
 #![expect(clippy::unwrap_used, reason = "in a check a failed unwrap is the report")]
 
 mod floods;
@@ -14,7 +14,6 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use conformance::edge::{Edge, Settings};
-use conformance::shapes;
 use conformance::wire::Target;
 use conformance::wire::h2::{self, Frame, H2, flag, kind};
 use tokio::time::{Instant, timeout_at};
@@ -86,13 +85,14 @@ impl Case {
     }
 }
 
-/// An edge over TLS that lets everybody in.
+/// An edge over TLS.
 fn settings() -> Settings {
-    shapes::settings().over_tls()
+    Settings::profile().over_tls()
 }
 
-const PATH: &str = "/v1/channels/h2:1/presence";
-const MESSAGES: &str = "/v1/channels/h2:1/messages";
+/// Of a channel where many checks post and nobody looks.
+const PATH: &str = "/v1/channels/open:h2/presence";
+const MESSAGES: &str = "/v1/channels/open:h2/messages";
 
 /// The pseudo-fields of a request and more fields behind them.
 fn fields<'a>(method: &'a str, path: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
@@ -223,7 +223,7 @@ async fn judge_one(target: &Target, case: &Case) -> Option<String> {
 
 /// Each case on a connection of its own.
 async fn judge(cases: &[Case]) {
-    let mut edge = Edge::start(&settings()).await.unwrap();
+    let mut edge = Edge::named_or_started(&settings()).await.unwrap();
     let mut report = String::new();
     for case in cases {
         if let Some(complaint) = judge_one(&edge.target, case).await {

@@ -20,8 +20,8 @@ async fn section_5_1_idle() {
 /// The request waits for something, so that its stream is still there.
 #[tokio::test]
 async fn section_5_1_half_closed_remote() {
-    let waiting = headers(1, flag::END_STREAM, &fields("GET", "/v1/sse?channels=h2:1", &[]));
-    let edge = Edge::start(&settings()).await.unwrap();
+    let waiting = headers(1, flag::END_STREAM, &fields("GET", "/v1/sse?channels=open:silent", &[]));
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     for (name, bytes) in [
         ("DATA", data(1, 0, b"1")),
         ("HEADERS", headers(1, flag::END_STREAM, &[("x", "y")])),
@@ -52,7 +52,7 @@ async fn section_5_1_half_closed_remote() {
 
 #[tokio::test]
 async fn section_5_1_closed() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     for (name, bytes, right) in [
         ("DATA", data(1, 0, b"1"), &[GoAway(STREAM_CLOSED), Reset(STREAM_CLOSED)][..]),
         ("HEADERS", get(1), &[GoAway(STREAM_CLOSED), Reset(STREAM_CLOSED), GoAway(PROTOCOL_ERROR)]),
@@ -86,9 +86,10 @@ async fn section_5_1_1_stream_identifiers() {
 /// §5.1.2: 100 are announced. The next is refused, and there is room again when one has ended.
 #[tokio::test]
 async fn section_5_1_2_concurrency() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
-    let waiting = |stream| headers(stream, flag::END_STREAM, &fields("GET", "/v1/sse?channels=h2:1", &[]));
+    let waiting =
+        |stream| headers(stream, flag::END_STREAM, &fields("GET", "/v1/sse?channels=open:silent", &[]));
     for index in 0..100 {
         h2.write(&waiting(1 + 2 * index)).await.unwrap();
     }
@@ -112,7 +113,7 @@ async fn section_5_1_2_concurrency() {
 /// §8.1: the answer may come before the whole request; what else would have come is not needed.
 #[tokio::test]
 async fn section_8_1_an_answer_before_the_end_of_the_request() {
-    let edge = Edge::start(&settings()).await.unwrap();
+    let edge = Edge::named_or_started(&settings()).await.unwrap();
     let mut h2 = H2::open(&edge.target, &[]).await.unwrap();
     let length = [("content-length", "5000000")];
     h2.write(&headers(1, 0, &fields("POST", super::MESSAGES, &length))).await.unwrap();
