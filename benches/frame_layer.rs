@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fastwebsockets::{Role, WebSocket};
 use tidegate::deflate::deflate;
-use tidegate::transport::websocket::FrameReader;
+use tidegate::transport::websocket::{FrameReader, Inbound};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -128,6 +128,9 @@ async fn read_with_edge(mut stream: TcpStream) {
         })
         .await;
         for message in arrived.drain(..) {
+            if let Inbound::Deflated(deflated) = &message {
+                black_box(reader.inflate(deflated)).expect("it is good");
+            }
             black_box(message);
             messages += 1;
         }

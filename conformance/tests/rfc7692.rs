@@ -347,6 +347,44 @@ async fn a_bomb_costs_its_sender_the_connection_and_nobody_memory() {
     assert_eq!(edge.panics(), Vec::<String>::new());
 }
 
+/// A client that reads nothing sends bombs behind questions with large answers: what waits for its turn waits as it
+/// came.
+#[tokio::test]
+async fn bombs_that_wait_are_not_inflated() {
+    const CONNECTIONS: u64 = 20;
+    const QUEUE_BYTES: u64 = 131_072;
+    let settings =
+        settings().set("limits.queue_bytes", QUEUE_BYTES).set("channels.default.history_size", 100);
+    let edge = Edge::start(&settings).await.unwrap();
+    let (_, mut ann) = open(&edge, "/v1/ws?channels=news", &[]).await;
+    for n in 0..100 {
+        let publish = json!({"type": "message", "payload": {"channel": "news", "data": format!("{n}{}", prose(20_000))}});
+        ann.send(TEXT, publish.to_string().as_bytes()).await;
+        ann.until("message").await;
+    }
+    let history = json!({"type": "history", "payload": {"channel": "news", "limit": 100}}).to_string();
+    let bomb = deflate(&vec![b' '; MESSAGE_BYTES]);
+    let question = |payload: &[u8], first| masked(first, payload, [1, 2, 3, 4]);
+    let questions = question(history.as_bytes(), TEXT).repeat(40);
+    let bombs = question(&bomb, TEXT | RSV1).repeat(80);
+    let before = edge.own_process().memory().unwrap().dirty_bytes;
+    let mut sockets = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let (_, mut socket) = open(&edge, "/v1/ws", &[]).await;
+        socket.stream.write_all(&questions).await.unwrap();
+        sockets.push(socket);
+        let (_, mut socket) = open(&edge, "/v1/ws", &[DEFLATE]).await;
+        socket.stream.write_all(&[&questions[..], &bombs].concat()).await.unwrap();
+        sockets.push(socket);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = edge.own_process().memory().unwrap().dirty_bytes;
+    // Each has a page of history above its queue; 80 bombs would be 5 MB each.
+    let most = 2 * CONNECTIONS * (QUEUE_BYTES + (512 << 10)) + (8 << 20);
+    assert!(after < before + most, "{} bytes more for {} connections", after - before, 2 * CONNECTIONS);
+    drop(sockets);
+}
+
 #[tokio::test]
 async fn it_can_be_turned_off() {
     let edge = Edge::named_or_started(&settings().set("compression.enabled", false)).await.unwrap();

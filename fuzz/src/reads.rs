@@ -6,7 +6,7 @@ use std::alloc::System;
 use std::collections::VecDeque;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tidegate::transport::websocket::FrameReader;
+use tidegate::transport::websocket::{FrameReader, Inbound};
 
 use crate::frames::{Judgement, Rules, judge};
 
@@ -53,8 +53,16 @@ fn read(pieces: &[&[u8]], rules: Rules) -> Judgement {
     let mut reader = FrameReader::new(rules.message_bytes, rules.deflate);
     let mut arrived = VecDeque::new();
     let fault = pieces.iter().find_map(|piece| reader.feed(piece, &mut arrived).err());
+    // As a connection serves them, one after the other, before it looks at the fault behind them.
+    let mut served = arrived.into_iter().map(|inbound| match inbound {
+        Inbound::Deflated(deflated) => reader.inflate(&deflated),
+        inbound => Ok(inbound),
+    });
+    let mut messages = Vec::new();
+    let wrong = served.find_map(|inbound| inbound.map(|inbound| messages.push(inbound)).err());
+    let fault = wrong.or(fault);
     let between_messages = fault.is_none() && reader.is_between_messages();
-    Judgement { arrived: arrived.into(), fault, between_messages }
+    Judgement { arrived: messages, fault, between_messages }
 }
 
 /// The reader's own memory, after each read and without what it has handed on. What a thread has for all its

@@ -103,6 +103,28 @@ impl Message {
         self.deflated.get_or_init(|| deflate(&self.json)).as_ref()
     }
 
+    /// Whether somebody has asked for it compressed.
+    #[cfg(test)]
+    pub(crate) fn is_deflated(&self) -> bool {
+        self.deflated.get().is_some()
+    }
+
+    /// One with that data.
+    #[cfg(test)]
+    pub(crate) fn of_data(data: &str) -> Self {
+        let publication = Publication {
+            channel: "chat:lobby".parse().expect("a name"),
+            sender_id: "ann".into(),
+            client_id: Uuid::nil(),
+            message_id: MessageId::random(),
+            idempotent: false,
+            timestamp: SystemTime::UNIX_EPOCH,
+            data: RawValue::from_string(data.to_owned()).expect("JSON"),
+        };
+        let position = Position { epoch: super::Epoch::random(), seq: 1 };
+        Self::encode(&publication, position, 0, Instant::now())
+    }
+
     /// What it counts for against the bounds of a log, in bytes.
     pub fn cost(&self) -> usize {
         self.json.len() + Self::OVERHEAD_BYTES

@@ -25,18 +25,22 @@ pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
     }
     loop {
         while let Some(inbound) = wire.arrived.pop_front() {
+            let inbound = match wire.inflated(inbound) {
+                Ok(inbound) => inbound,
+                Err(fault) => return wire.goodbye(Some(fault.code()), fault.reason(), false).await,
+            };
             match inbound {
                 Inbound::Text(text) => wire.outbox.message(OpCode::Text, &text),
                 Inbound::Binary(bytes) => wire.outbox.message(OpCode::Binary, &bytes),
                 Inbound::Ping(payload) => wire.outbox.control(OpCode::Pong, &payload),
-                Inbound::Pong => {}
+                Inbound::Pong | Inbound::Deflated(_) => {}
                 Inbound::Close(code) => return wire.goodbye(code, "", true).await,
             }
         }
         if let Err(loss) = fed {
             return match loss {
                 Loss::Violation(fault) => wire.goodbye(Some(fault.code()), fault.reason(), false).await,
-                Loss::Eof | Loss::Io(_) => {}
+                Loss::Eof | Loss::Io(_) => wire.hang_up().await,
             };
         }
         let turn = std::future::poll_fn(|context| wire.poll_turn(context));

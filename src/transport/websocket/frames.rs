@@ -22,12 +22,38 @@ pub enum Inbound {
     Text(Bytes),
     /// A whole binary message.
     Binary(Bytes),
+    /// A whole message, still compressed: what is in it may be a thousand times as long, so it is inflated when its turn
+    /// has come, by [`Deflated::inflate`].
+    Deflated(Deflated),
     /// A ping, to be answered with the same payload (RFC 6455 §5.5.2).
     Ping(Bytes),
     /// A pong.
     Pong,
     /// A close, with its code if it has one.
     Close(Option<u16>),
+}
+
+/// A compressed message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Deflated {
+    is_text: bool,
+    payload: Bytes,
+}
+
+impl Deflated {
+    /// The message in it, of `message_bytes` at most.
+    ///
+    /// # Errors
+    /// It is larger, can't be inflated, or is a text and not UTF-8.
+    pub fn inflate(&self, message_bytes: usize) -> Result<Inbound, FrameFault> {
+        let message = inflate(&self.payload, message_bytes)?;
+        if !self.is_text {
+            return Ok(Inbound::Binary(message));
+        }
+        // The guard can't read what is compressed.
+        simdutf8::basic::from_utf8(&message).map_err(|_| FrameFault::InvalidUtf8)?;
+        Ok(Inbound::Text(message))
+    }
 }
 
 /// The reading side of one connection.
@@ -82,6 +108,16 @@ impl FrameReader {
         self.failed.is_some()
     }
 
+    /// Inflates a message whose turn has come.
+    ///
+    /// # Errors
+    /// As [`Deflated::inflate`]; nothing is read after that.
+    pub fn inflate(&mut self, deflated: &Deflated) -> Result<Inbound, FrameFault> {
+        let inflated = deflated.inflate(self.guard.message_bytes());
+        self.failed = self.failed.or(inflated.as_ref().err().copied());
+        inflated
+    }
+
     fn take(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
         let before = self.inbox.len();
         let (complete, verdict) = match self.guard.scan(fresh) {
@@ -91,12 +127,12 @@ impl FrameReader {
         if complete == 0 {
             self.inbox.extend_from_slice(fresh);
         } else if before == 0 {
-            self.read_frames(BytesMut::from(&fresh[..complete]), arrived)?;
+            self.read_frames(BytesMut::from(&fresh[..complete]), arrived);
             self.inbox.extend_from_slice(&fresh[complete..]);
         } else {
             self.inbox.extend_from_slice(fresh);
             let frames = self.inbox.split_to(before + complete);
-            self.read_frames(frames, arrived)?;
+            self.read_frames(frames, arrived);
         }
         if self.inbox.is_empty() {
             self.inbox = BytesMut::new();
@@ -105,57 +141,44 @@ impl FrameReader {
     }
 
     /// Reads whole frames that the guard has passed.
-    fn read_frames(
-        &mut self,
-        mut bytes: BytesMut,
-        arrived: &mut VecDeque<Inbound>,
-    ) -> Result<(), FrameFault> {
+    fn read_frames(&mut self, mut bytes: BytesMut, arrived: &mut VecDeque<Inbound>) {
         while let Some((first, payload)) = next_frame(&mut bytes) {
-            if let Some(inbound) = self.assemble(first, payload)? {
-                arrived.push_back(inbound);
-            }
+            arrived.extend(self.assemble(first, payload));
         }
-        Ok(())
     }
 
-    fn assemble(&mut self, first: u8, payload: Bytes) -> Result<Option<Inbound>, FrameFault> {
+    fn assemble(&mut self, first: u8, payload: Bytes) -> Option<Inbound> {
         let opcode = OpCode::try_from(first & OPCODE).expect("the guard passes no other");
         match opcode {
-            OpCode::Ping => return Ok(Some(Inbound::Ping(payload))),
-            OpCode::Pong => return Ok(Some(Inbound::Pong)),
+            OpCode::Ping => return Some(Inbound::Ping(payload)),
+            OpCode::Pong => return Some(Inbound::Pong),
             OpCode::Close => {
                 let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-                return Ok(Some(Inbound::Close(code)));
+                return Some(Inbound::Close(code));
             }
             OpCode::Text | OpCode::Binary => self.opened = first,
             OpCode::Continuation => {}
         }
         let fin = first & FIN != 0;
         if opcode != OpCode::Continuation && fin {
-            return self.finish(payload).map(Some);
+            return Some(self.finish(payload));
         }
         self.fragments.extend_from_slice(&payload);
         if !fin {
-            return Ok(None);
+            return None;
         }
         let whole = std::mem::take(&mut self.fragments);
-        self.finish(whole.into()).map(Some)
+        Some(self.finish(whole.into()))
     }
 
     /// A message whose last frame has come.
-    fn finish(&self, payload: Bytes) -> Result<Inbound, FrameFault> {
+    fn finish(&self, payload: Bytes) -> Inbound {
         let is_text = self.opened & OPCODE == OpCode::Text as u8;
-        let message = if self.opened & RSV1 == 0 {
-            payload
-        } else {
-            let message = inflate(&payload, self.guard.message_bytes())?;
-            // The guard can't read what is compressed.
-            if is_text && simdutf8::basic::from_utf8(&message).is_err() {
-                return Err(FrameFault::InvalidUtf8);
-            }
-            message
-        };
-        Ok(if is_text { Inbound::Text(message) } else { Inbound::Binary(message) })
+        match (self.opened & RSV1 != 0, is_text) {
+            (true, is_text) => Inbound::Deflated(Deflated { is_text, payload }),
+            (false, true) => Inbound::Text(payload),
+            (false, false) => Inbound::Binary(payload),
+        }
     }
 }
 
@@ -190,6 +213,13 @@ mod tests {
         bytes.extend_from_slice(&mask);
         bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
         bytes
+    }
+
+    fn opened(reader: &mut FrameReader, inbound: Inbound) -> Inbound {
+        match inbound {
+            Inbound::Deflated(deflated) => reader.inflate(&deflated).unwrap(),
+            inbound => inbound,
+        }
     }
 
     #[test]
@@ -230,6 +260,7 @@ mod tests {
             for chunk in stream.chunks(size) {
                 reader.feed(chunk, &mut arrived).unwrap();
             }
+            let arrived: Vec<_> = arrived.into_iter().map(|inbound| opened(&mut reader, inbound)).collect();
             assert_eq!(arrived, expected, "in chunks of {size}");
             assert_eq!((reader.inbox.capacity(), reader.fragments.capacity()), (0, 0));
         }
@@ -262,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_messages_are_judged_by_what_is_in_them() {
+    fn compressed_messages_are_judged_by_what_is_in_them_when_their_turn_comes() {
         let deflated = |message: &[u8]| crate::deflate::deflate(message).unwrap();
         for (payload, code) in [
             (deflated(&[b'x'; 101]), 4005),
@@ -272,12 +303,15 @@ mod tests {
             let mut reader = FrameReader::new(100, true);
             let mut arrived = VecDeque::new();
             let bytes = [frame(0x81, b"good"), frame(0xc1, &payload)].concat();
-            let fault = reader.feed(&bytes, &mut arrived).unwrap_err();
-            assert_eq!((fault.code(), arrived.len()), (code, 1), "{payload:?}");
+            reader.feed(&bytes, &mut arrived).unwrap();
+            let Some(Inbound::Deflated(last)) = arrived.pop_back() else { panic!("{arrived:?}") };
+            assert_eq!(reader.inflate(&last).unwrap_err().code(), code, "{payload:?}");
+            assert!(reader.has_failed() && reader.feed(b"", &mut arrived).is_err());
         }
         let mut reader = FrameReader::new(100, true);
         let mut arrived = VecDeque::new();
         reader.feed(&frame(0xc1, &deflated(&[b'x'; 100])), &mut arrived).unwrap();
-        assert_eq!(arrived, [Inbound::Text(vec![b'x'; 100].into())]);
+        let Some(Inbound::Deflated(only)) = arrived.pop_back() else { panic!("{arrived:?}") };
+        assert_eq!(reader.inflate(&only), Ok(Inbound::Text(vec![b'x'; 100].into())));
     }
 }

@@ -112,10 +112,8 @@ fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
 
 fn deflate(call: &Call) -> Result<Option<Deflate>, extensions::Malformed> {
     let compression = &call.edge.config.compression;
-    if !compression.enabled {
-        return Ok(None);
-    }
-    extensions::negotiate(&call.head.headers, compression.min_bytes)
+    let agreed = extensions::negotiate(&call.head.headers, compression.min_bytes)?;
+    Ok(agreed.filter(|_| compression.enabled))
 }
 
 /// Takes a key whose last bits are not zero: that of RFC 6455 §4.1's own example is one.

@@ -12,6 +12,6 @@ mod session;
 mod wire;
 
 pub use echo::echo;
-pub use frames::{FrameReader, Inbound};
+pub use frames::{Deflated, FrameReader, Inbound};
 pub use handshake::{Upgrade, accept, accept_stream};
 pub use session::Session;

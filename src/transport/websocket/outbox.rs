@@ -28,17 +28,25 @@ impl Outbox {
 
     /// Adds a stored message, compressed once for all who take it so.
     pub fn stored(&mut self, message: &Message) {
-        let compresses = self.deflate.is_some_and(|deflate| deflate.covers(message.json.len()));
-        match message.deflated().filter(|_| compresses) {
+        match self.compresses(message.json.len()).then(|| message.deflated()).flatten() {
             Some(deflated) => self.push(OpCode::Text, RSV1, deflated),
             None => self.push(OpCode::Text, 0, &message.json),
         }
     }
 
+    /// Whether it compresses a message of that many bytes.
+    pub fn compresses(&self, bytes: usize) -> bool {
+        self.deflate.is_some_and(|deflate| deflate.covers(bytes))
+    }
+
+    /// Adds a text message as it is.
+    pub fn plain(&mut self, json: &[u8]) {
+        self.push(OpCode::Text, 0, json);
+    }
+
     /// Adds a text or binary message that is for this client alone.
     pub fn message(&mut self, opcode: OpCode, payload: &[u8]) {
-        let compresses = self.deflate.is_some_and(|deflate| deflate.covers(payload.len()));
-        match compresses.then(|| deflate(payload)).flatten() {
+        match self.compresses(payload.len()).then(|| deflate(payload)).flatten() {
             Some(deflated) => self.push(opcode, RSV1, &deflated),
             None => self.push(opcode, 0, payload),
         }
@@ -109,6 +117,22 @@ mod tests {
 
     use super::*;
     use crate::deflate::inflate;
+
+    #[test]
+    fn a_stored_message_is_compressed_once_and_only_for_who_wants_it() {
+        let stored = Message::of_data(&format!(r#""{}""#, "tide ".repeat(100)));
+        let deflate = |min_bytes| Deflate { min_bytes, window_bits: NonZero::new(15).unwrap() };
+        for without in [None, Some(deflate(10_000))] {
+            let mut outbox = Outbox::new(without);
+            outbox.stored(&stored);
+            assert_eq!(outbox.rest()[0], 0x81);
+            assert!(!stored.is_deflated());
+        }
+        let mut outbox = Outbox::new(Some(deflate(0)));
+        outbox.stored(&stored);
+        assert_eq!(outbox.rest()[0], 0xc1);
+        assert_eq!(stored.deflated().unwrap().as_ptr(), stored.deflated().unwrap().as_ptr());
+    }
 
     #[test]
     fn messages_are_compressed_from_their_threshold_on() {

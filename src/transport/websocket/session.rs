@@ -17,7 +17,7 @@ use super::frames::Inbound;
 use super::handshake::Upgrade;
 use super::wire::{Loss, Wire};
 use crate::auth::Identity;
-use crate::channel::{Channel, metadata_timestamp};
+use crate::channel::{Channel, Message, metadata_timestamp};
 use crate::close::{Fault, Kind};
 use crate::envelope::{self, Incoming, Rejected, Request};
 use crate::metrics::{ActiveGuard, Transport};
@@ -65,6 +65,12 @@ impl End {
             Self::Dead => "dead_peer",
         }
     }
+}
+
+/// What a read found and is not written yet: a message to compress, and what came behind one.
+enum Later {
+    Stored(Arc<Message>),
+    Plain(Bytes),
 }
 
 /// One client. Kept in a box: while it is idle, it and a few pointers in the connection's task are all there is.
@@ -233,17 +239,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Ok(());
         }
         let outbox = &mut self.wire.outbox;
-        let (mut count, mut oldest) = (0, None);
+        let (mut count, mut oldest, mut later) = (0, None, Vec::new());
         self.subscriptions.read(&self.edge, &who.user_id, BATCH_BYTES, |event, _| {
-            match &event {
-                Event::Message(message) => {
-                    outbox.stored(message);
-                    oldest.get_or_insert(message.appended);
-                }
-                Event::Gap(_) | Event::Passing(_) => outbox.message(OpCode::Text, event.json()),
+            if let Event::Message(message) = &event {
+                oldest.get_or_insert(message.appended);
             }
             count += 1;
+            match event {
+                // The log is locked now, and compressing takes its time.
+                Event::Message(message) if !later.is_empty() || outbox.compresses(message.json.len()) => {
+                    later.push(Later::Stored(Arc::clone(message)));
+                }
+                event if later.is_empty() => outbox.plain(event.json()),
+                event => later.push(Later::Plain(Bytes::copy_from_slice(event.json()))),
+            }
         })?;
+        for event in later {
+            match event {
+                Later::Stored(message) => outbox.stored(&message),
+                Later::Plain(json) => outbox.plain(&json),
+            }
+        }
         self.edge.metrics.sent(Transport::WebSocket, count);
         if let Some(appended) = oldest {
             self.edge.metrics.delivered(self.edge.now().saturating_duration_since(appended));
@@ -252,6 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     async fn hear(&mut self, inbound: Inbound) -> Result<(), End> {
+        let inbound = self.wire.inflated(inbound).map_err(|fault| self.lose(&Loss::Violation(fault)))?;
         match inbound {
             Inbound::Text(text) => self.request(&text).await.map_err(End::from),
             Inbound::Binary(_) => {
@@ -266,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.wire.outbox.control(OpCode::Pong, &payload);
                 Ok(())
             }
-            Inbound::Pong => Ok(()),
+            Inbound::Pong | Inbound::Deflated(_) => Ok(()),
             Inbound::Close(code) => Err(End::Closed(code)),
         }
     }
@@ -458,7 +475,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 metrics.closed(Transport::WebSocket, code.unwrap_or(1005), "client");
                 wire.goodbye(code, "", true).await;
             }
-            End::Lost => metrics.closed(Transport::WebSocket, 1006, "lost"),
+            End::Lost => {
+                metrics.closed(Transport::WebSocket, 1006, "lost");
+                wire.hang_up().await;
+            }
             End::Stuck => metrics.closed(Transport::WebSocket, 1006, "write_timeout"),
             End::Dead => metrics.closed(Transport::WebSocket, 1006, "dead_peer"),
         }

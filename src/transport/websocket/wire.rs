@@ -81,6 +81,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.arrived.is_empty() && !self.reader.is_between_messages()
     }
 
+    /// What has come, its turn having come as well: no [`Inbound::Deflated`] any more.
+    ///
+    /// # Errors
+    /// What the client did wrong; nothing is read after that.
+    pub fn inflated(&mut self, inbound: Inbound) -> Result<Inbound, guard::Fault> {
+        match inbound {
+            Inbound::Deflated(deflated) => self.reader.inflate(&deflated),
+            inbound => Ok(inbound),
+        }
+    }
+
     /// Writes what waits and reads what came; ready when either went on, with whether something was read. Nothing is
     /// read while there is something to serve, or more to write than the queue may hold.
     ///
@@ -116,6 +127,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         };
         // Whether it got through does not matter any more: the connection ends either way.
         let _: Result<io::Result<()>, _> = timeout(GOODBYE, farewell).await;
+    }
+
+    /// Ends a connection whose client has ended its side without a close frame: TLS wants to be told (RFC 8446 §6.1).
+    pub async fn hang_up(mut self) {
+        let _: Result<io::Result<()>, _> = timeout(GOODBYE, self.stream.shutdown()).await;
     }
 
     /// Reads on until the peer's close or its end. After a violation what it sends can't be read as frames: it is
