@@ -3,6 +3,7 @@
 mod accept;
 mod connection;
 pub mod dev_cert;
+#[doc(hidden)] // public for its fuzz target
 pub mod proxy;
 mod router;
 mod running;

@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::ext::Protocol;
 use hyper::http::HeaderValue;
 use hyper::{Method, Request, StatusCode, Version, header};
 use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
 
 use super::connection::Context;
 use super::websocket_stream;
@@ -18,6 +22,12 @@ use crate::demo;
 use crate::metrics::Transport;
 use crate::transport::http::{self, Answer, Body, Call, STALL, typed};
 use crate::transport::{long_poll, rest, send, sse, websocket};
+
+/// What is read at most of a refused request's body, and how long that may take.
+const REST_BYTES: usize = 1024 * 1024;
+const REST: Duration = Duration::from_secs(1);
+/// When to ask again what there was no room to answer.
+const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a path names.
 enum Route {
@@ -64,11 +74,7 @@ impl Route {
 /// Never: what goes wrong is an answer.
 pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let serving = context.in_flight.begin();
-    if context.h2 {
-        // In HTTP/1 each waits for the one before it anyway.
-        context.in_flight.room(context.edge.config.limits.queue_bytes).await;
-    }
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let mut call = Call {
         edge: Arc::clone(&context.edge),
         head,
@@ -83,7 +89,7 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     let mut answer = match well_formed.and_then(|()| find(&call)) {
         Ok(route) if context.is_over() => call.refuse(route.transport(), &going_away(&context)),
         Ok(route) if call.head.method == Method::OPTIONS => options(&call, &route, context.h2),
-        Ok(route) => match dispatch(&context, &mut call, &route, body).await {
+        Ok(route) => match dispatch(&context, &mut call, &route, &mut body).await {
             Ok(answer) => answer,
             Err(fault) => {
                 let mut answer = call.refuse(route.transport(), &fault);
@@ -97,6 +103,9 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         },
         Err(fault) => call.refuse(Transport::Http, &fault),
     };
+    if context.h2 && !answer.status().is_success() {
+        take_in_rest(&mut body).await;
+    }
     if call.head.method != Method::OPTIONS {
         call.origin().write_cors(answer.headers_mut());
     }
@@ -118,7 +127,7 @@ async fn dispatch(
     context: &Arc<Context>,
     call: &mut Call,
     route: &Route,
-    body: Incoming,
+    body: &mut Incoming,
 ) -> Result<Answer, Fault> {
     let method = call.head.method.clone();
     let reads = method == Method::GET || method == Method::HEAD;
@@ -138,17 +147,50 @@ async fn dispatch(
         }
         Route::Sse if method == Method::GET => sse::open(call),
         Route::Sse if method == Method::HEAD => sse::head(call),
-        Route::Poll if method == Method::GET => long_poll::poll(call).await,
+        Route::Poll if method == Method::GET => {
+            room(context).await?;
+            long_poll::poll(call).await
+        }
         Route::Poll if method == Method::HEAD => long_poll::head(call),
         Route::Send if method == Method::POST => send::send(call, body).await,
         Route::Tickets if method == Method::POST => rest::ticket(call),
-        Route::Messages(channel) if reads => rest::history(call, channel),
+        Route::Messages(channel) if reads => {
+            room(context).await?;
+            rest::history(call, channel)
+        }
         Route::Messages(channel) if method == Method::POST => rest::publish(call, channel, body).await,
         Route::Presence(channel) if reads => rest::presence(call, channel),
         Route::Demo(asset) if reads => call.refusal.clone().map_or_else(|| Ok(page(asset)), Err),
         Route::DemoToken if method == Method::POST => rest::demo_token(call, body).await,
         _ => Err(Fault::new(Kind::MethodNotAllowed, format!("this resource does not know {method}"))),
     }
+}
+
+/// Waits with what may be a large answer until the client has taken enough of those before it. In HTTP/1 each waits for
+/// the one before it anyway.
+async fn room(context: &Context) -> Result<(), Fault> {
+    if !context.h2 {
+        return Ok(());
+    }
+    let limits = &context.edge.config.limits;
+    timeout(limits.write_timeout, context.in_flight.room(limits.queue_bytes)).await.map_err(|_| {
+        let why = "answers before this one on the same connection are not taken";
+        Fault::new(Kind::Overloaded, why).with_limit("limits.queue_bytes").with_retry_after(COME_AGAIN)
+    })
+}
+
+/// Reads what a refused request still sends, within reason: a stream that is reset because of an unread body takes its
+/// answer with it in some clients (RFC 9113 §8.1 would have them keep it).
+async fn take_in_rest(body: &mut Incoming) {
+    let rest = async {
+        let mut left = REST_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+            left = less;
+        }
+    };
+    // Whoever needs longer is answered all the same.
+    let _: Result<(), _> = timeout(REST, rest).await;
 }
 
 fn find(call: &Call) -> Result<Route, Fault> {

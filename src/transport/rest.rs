@@ -38,7 +38,7 @@ pub fn history(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
 ///
 /// # Errors
 /// The refusal.
-pub async fn publish(call: &Call, channel: &ChannelName, body: HttpIncoming) -> Result<Answer, Fault> {
+pub async fn publish(call: &Call, channel: &ChannelName, body: &mut HttpIncoming) -> Result<Answer, Fault> {
     let caller = call.caller(Transport::Http)?;
     let rates = &caller.edge.quotas;
     let config = &caller.edge.config;
@@ -83,7 +83,7 @@ pub fn ticket(call: &Call) -> Result<Answer, Fault> {
 ///
 /// # Errors
 /// The refusal.
-pub async fn demo_token(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
+pub async fn demo_token(call: &Call, body: &mut HttpIncoming) -> Result<Answer, Fault> {
     #[derive(serde::Deserialize)]
     struct Wish {
         name: String,

@@ -28,7 +28,7 @@ const BODY_FACTOR: usize = 16;
 ///
 /// # Errors
 /// The refusal.
-pub async fn send(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
+pub async fn send(call: &Call, body: &mut HttpIncoming) -> Result<Answer, Fault> {
     let caller = call.caller(Transport::Http)?;
     let limits = &call.edge.config.limits;
     let body =
@@ -77,7 +77,7 @@ pub async fn send(call: &Call, body: HttpIncoming) -> Result<Answer, Fault> {
 ///
 /// # Errors
 /// [`Kind::MessageTooLarge`] above `limit` bytes, malformed if it does not come in time or breaks off.
-pub async fn read_body(body: HttpIncoming, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+pub async fn read_body(body: &mut HttpIncoming, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
     let too_large = || {
         Fault::new(Kind::MessageTooLarge, format!("the body has more than {limit} bytes"))
             .with_limit("limits.message_bytes")
@@ -88,7 +88,6 @@ pub async fn read_body(body: HttpIncoming, limit: usize, patience: Duration) -> 
     }
     let read = async {
         let mut whole = BytesMut::new();
-        let mut body = body;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Fault::malformed(format!("the body broke off: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };

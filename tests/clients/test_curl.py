@@ -100,3 +100,14 @@ async def test_curl_is_told_of_a_refusal_with_its_status(edge, room):
     status, body = await curl_with_status(edge, edge.url(f"/v1/poll?channels={room}"), token=edge.token(ttl=-1))
     assert status == 401
     assert json.loads(body)["code"] == 4002
+
+
+@pytest.mark.parametrize("size", [10, 70_000, 900_000])
+async def test_curl_is_told_why_over_http2_though_it_still_sends(edge, room, tmp_path, size):
+    """A stream that is reset with its body unread takes the answer with it, in curl (RFC 9113 §8.1)."""
+    file = tmp_path / "body"
+    file.write_text(json.dumps("x" * size))
+    arguments = ["--http2", "--json", f"@{file}", edge.url(messages_of(room))]
+    for _ in range(10):
+        status, body = await curl_with_status(edge, *arguments, token=edge.token(ttl=-1))
+        assert (status, json.loads(body)["code"]) == (401, 4002)

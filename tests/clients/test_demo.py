@@ -68,6 +68,15 @@ async def check(chatters, expected):
         assert await one.stats() == {"received": len(expected), "gaps": 0, "duplicates": 0}
 
 
+async def test_the_page_as_it_comes_lets_its_visitor_in(demo, room, tmp_path):
+    async with chromium(tmp_path / "profile") as browser:
+        visitor = Chatter(await browser.page(demo.url("/")), "whatever it proposes")
+        await visitor.page.evaluate("document.querySelector('#join').requestSubmit()")
+        await visitor.is_connected()
+        await visitor.says("here I am")
+        await visitor.sees("here I am")
+
+
 @pytest.mark.parametrize(("his", "hers"), [("ws", "sse"), ("sse", "poll"), ("poll", "ws")])
 async def test_two_pages_and_a_publisher_chat(demo, room, tmp_path, his, hers):
     async with chromium(tmp_path / "profile") as browser:
