@@ -221,8 +221,8 @@ ui.text.addEventListener("blur", () => line?.tellTyping(false));
 // ---- The first moment -----------------------------------------------------------------------------------------------------
 
 const preset = new URLSearchParams(location.search);
-const guest = `guest-${Math.random().toString(36).slice(2, 6)}`;
-ui.name.value = preset.get("name") ?? sessionStorage.getItem("tidegate.name") ?? guest;
+const visitor = `visitor-${Math.random().toString(36).slice(2, 6)}`;
+ui.name.value = preset.get("name") ?? sessionStorage.getItem("tidegate.name") ?? visitor;
 ui.channel.value = preset.get("channel") ?? ui.channel.value;
 if (preset.get("transport") in NAMES) ui.join.elements.transport.value = preset.get("transport");
 if (preset.get("connect") === "1") ui.join.requestSubmit();
