@@ -190,7 +190,13 @@ fn unknown<'a>(node: &Node, key: &str, what: &str, known: impl Iterator<Item = &
     let known: Vec<&str> = known.collect();
     let advice =
         format!("{what}; there {} {}", if known.len() == 1 { "is" } else { "are" }, known.join(", "));
-    ConfigError::Unknown { place: node.place.clone(), key: key.to_owned(), advice }
+    ConfigError::Unknown { place: node.place.clone(), key: shown(key), advice }
+}
+
+/// A key as an error has it: in quotes, if it is empty or holds what would not be seen.
+pub(super) fn shown(key: &str) -> String {
+    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+    if plain { key.to_owned() } else { format!("{key:?}") }
 }
 
 impl Takes {

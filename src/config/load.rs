@@ -175,7 +175,7 @@ fn no_key(place: &Place, key: &str) -> ConfigError {
     } else {
         "is no key; one is written section.key, such as limits.message_bytes"
     };
-    ConfigError::Unknown { place: place.clone(), key: key.to_owned(), advice: advice.to_owned() }
+    ConfigError::Unknown { place: place.clone(), key: keys::shown(key), advice: advice.to_owned() }
 }
 
 fn inherit_from_default(tree: &mut Node) {

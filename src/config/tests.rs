@@ -240,6 +240,18 @@ fn errors_in_a_file_name_the_line() {
 }
 
 #[test]
+fn a_key_that_would_not_be_seen_is_shown_in_quotes() {
+    for (file, set, shown) in [
+        ("\"\" = 1", &[][..], "tidegate.toml:1: \"\" is no section"),
+        ("[limits]\n\"a\\nb\" = 1", &[], "tidegate.toml:2: \"limits.a\\nb\" is no key"),
+        ("", &[("", "x")], "--set : \"\" is no key"),
+    ] {
+        let error = error(file, &[], set);
+        assert!(error.starts_with(shown), "{error}");
+    }
+}
+
+#[test]
 fn errors_outside_a_file_name_the_variable_or_the_flag() {
     for (variable, value, expected) in [
         (
