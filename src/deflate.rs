@@ -10,8 +10,8 @@ use thiserror::Error;
 
 /// The end of a sync flush, which does not go over the wire (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
-/// A final, empty block: where it can be read, every block before it was whole.
-const FINAL_BLOCK: [u8; 2] = [0x03, 0x00];
+/// A final, empty, stored block: where it is read as that, every block before it was whole.
+const FINAL_BLOCK: [u8; 5] = [0x01, 0x00, 0x00, 0xff, 0xff];
 /// What an empty message is compressed to (RFC 7692 §7.2.3.6).
 const EMPTY: &[u8] = &[0x00];
 
@@ -71,8 +71,11 @@ pub fn inflate(deflated: &[u8], limit: usize) -> Result<Bytes, InflateError> {
         // A sender may end its last block as final (RFC 7692 §7.2.3.4).
         if !ended {
             let ended_early = read(inflater, &TAIL, limit, &mut message)?;
-            // Where the data is cut off, this block is taken for a part of it, and may even make it too large.
-            let is_whole = read(inflater, &FINAL_BLOCK, limit, &mut message) == Ok(true);
+            let had = message.len();
+            // Where the data is cut off, this block is taken for a part of it: it ends nothing, or it becomes bytes that
+            // nobody has sent, which may even be too many.
+            let is_whole =
+                read(inflater, &FINAL_BLOCK, limit, &mut message) == Ok(true) && message.len() == had;
             if ended_early || !is_whole {
                 return Err(InflateError::Invalid);
             }
@@ -184,6 +187,8 @@ mod tests {
         // Whole codes of 11 bytes, and the beginning of one more: it is not too large for what nobody has sent.
         let cut = [12, 193, 1, 1, 0, 48, 8, 2, 176, 42, 84, 67, 64, 233, 159, 224, 223];
         assert_eq!(inflate(&cut, 11), Err(InflateError::Invalid));
+        // A final block without its end: what tells it from a whole one must not become a part of it.
+        assert_eq!(inflate(&[59, 48, 117], 1000), Err(InflateError::Invalid));
         assert_eq!(inflate(&[0xff; 10], 1000), Err(InflateError::Invalid));
         // After an error the next one is read as ever.
         assert!(inflate(&deflated, 1000).is_ok());
