@@ -38,7 +38,8 @@ fn read(input: &[u8]) -> (Option<IpAddr>, &[u8]) {
 /// §2.1: `PROXY TCP4 SOURCE DESTINATION PORT PORT`, or `PROXY UNKNOWN` and anything.
 fn version_1(header: &[u8]) -> Option<IpAddr> {
     assert!(header.len() <= 107 && header.ends_with(b"\r\n"));
-    let line = std::str::from_utf8(header).ok()?.trim_end_matches("\r\n");
+    // After UNKNOWN anything may come.
+    let line = String::from_utf8_lossy(&header[..header.len() - 2]);
     let mut words = line.split(' ').skip(1);
     match words.next()? {
         "TCP4" => words.next()?.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
