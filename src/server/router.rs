@@ -103,7 +103,7 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         },
         Err(fault) => call.refuse(Transport::Http, &fault),
     };
-    if context.h2 && !answer.status().is_success() {
+    if context.h2 && !answer.status().is_success() && sends_unasked(&call) {
         take_in_rest(&mut body).await;
     }
     if call.head.method != Method::OPTIONS {
@@ -177,6 +177,11 @@ async fn room(context: &Context) -> Result<(), Fault> {
         let why = "answers before this one on the same connection are not taken";
         Fault::new(Kind::Overloaded, why).with_limit("limits.queue_bytes").with_retry_after(COME_AGAIN)
     })
+}
+
+/// Whether the client sends its body whatever it is answered: not after `CONNECT`, nor before a 100 (RFC 9110 §10.1.1).
+fn sends_unasked(call: &Call) -> bool {
+    call.head.method != Method::CONNECT && !call.head.headers.contains_key(header::EXPECT)
 }
 
 /// Reads what a refused request still sends, within reason: a stream that is reset because of an unread body takes its
