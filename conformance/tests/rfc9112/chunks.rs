@@ -3,22 +3,15 @@
 
 use std::fmt::Write as _;
 
-use conformance::edge::{Edge, Settings};
-use conformance::shapes::{self, Shape, post};
+use conformance::shapes::{Shape, post};
+
+use crate::judge;
 
 const BAD: &[&[u16]] = &[&[400]];
 const FINE: &[&[u16]] = &[&[201, 200]];
 
 fn chunked(name: &str, body: impl AsRef<str>, right: &'static [&'static [u16]]) -> Shape {
     Shape::new(name, post("transfer-encoding: chunked\r\n", body.as_ref()), right)
-}
-
-async fn judge(shapes: &[Shape]) {
-    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
-    let report = shapes::judge(&edge.target, shapes).await;
-    assert!(report.is_empty(), "\n{report}");
-    assert_eq!(shapes::smuggled(&edge.target).await.unwrap(), Vec::<String>::new());
-    assert!(edge.panics().is_empty(), "{:?}", edge.panics());
 }
 
 #[tokio::test]

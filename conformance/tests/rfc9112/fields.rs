@@ -1,18 +1,12 @@
 //! §5: field syntax, and how much of it there may be.
 
-use conformance::edge::{Edge, Settings};
-use conformance::shapes::{self, Shape, get};
+use conformance::shapes::{Shape, get};
+
+use crate::judge;
 
 const BAD: &[&[u16]] = &[&[400]];
 const FINE: &[&[u16]] = &[&[200, 200]];
 const TOO_MUCH: &[&[u16]] = &[&[431]];
-
-async fn judge(shapes: &[Shape]) {
-    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
-    let report = shapes::judge(&edge.target, shapes).await;
-    assert!(report.is_empty(), "\n{report}");
-    assert!(edge.panics().is_empty(), "{:?}", edge.panics());
-}
 
 #[tokio::test]
 async fn section_5_1_field_lines() {

@@ -6,18 +6,12 @@ use std::time::Duration;
 use conformance::edge::{Edge, Settings};
 use conformance::shapes::{self, BODY, Shape, get, last, post};
 
+use crate::judge;
+
 const BAD: &[&[u16]] = &[&[400]];
 const UNKNOWN: &[&[u16]] = &[&[501]];
 const FINE: &[&[u16]] = &[&[201, 200]];
 const CHUNKS: &str = "5\r\n12345\r\n0\r\n\r\n";
-
-async fn judge(shapes: &[Shape]) {
-    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
-    let report = shapes::judge(&edge.target, shapes).await;
-    assert!(report.is_empty(), "\n{report}");
-    assert_eq!(shapes::smuggled(&edge.target).await.unwrap(), Vec::<String>::new());
-    assert!(edge.panics().is_empty(), "{:?}", edge.panics());
-}
 
 #[tokio::test]
 async fn section_6_1_transfer_encoding() {

@@ -7,3 +7,15 @@ mod connections;
 mod fields;
 mod framing;
 mod request_line;
+
+use conformance::edge::{Edge, Settings};
+use conformance::shapes::{self, Shape};
+
+/// Sends each shape, and holds what comes back, and what has become of the channel, against what is right.
+async fn judge(shapes: &[Shape]) {
+    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
+    let report = shapes::judge(&edge.target, shapes).await;
+    assert!(report.is_empty(), "\n{report}");
+    assert_eq!(shapes::smuggled(&edge.target).await.unwrap(), Vec::<String>::new());
+    assert!(edge.panics().is_empty(), "{:?}", edge.panics());
+}

@@ -1,7 +1,8 @@
 //! §2 and §3: the request line, its target, and the host.
 
-use conformance::edge::{Edge, Settings};
 use conformance::shapes::{self, Shape};
+
+use crate::judge;
 
 const BAD: &[&[u16]] = &[&[400]];
 const FINE: &[&[u16]] = &[&[200, 200]];
@@ -12,13 +13,6 @@ fn line(line: &str) -> Vec<u8> {
 
 fn host(lines: &str) -> Vec<u8> {
     format!("GET /v1/channels/open:a/presence HTTP/1.1\r\n{lines}\r\n").into_bytes()
-}
-
-async fn judge(shapes: &[Shape]) {
-    let edge = Edge::named_or_started(&Settings::profile()).await.unwrap();
-    let report = shapes::judge(&edge.target, shapes).await;
-    assert!(report.is_empty(), "\n{report}");
-    assert!(edge.panics().is_empty(), "{:?}", edge.panics());
 }
 
 #[tokio::test]
