@@ -148,12 +148,17 @@ impl Running {
 }
 
 async fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
-    let bus: Arc<dyn Bus> = match config.bus.kind {
-        BusKind::Embedded => Arc::new(EmbeddedBus::new()),
-        BusKind::Nats => Arc::new(NatsBus::connect(config).await?),
+    let nats = match config.bus.kind {
+        BusKind::Embedded => None,
+        BusKind::Nats => Some(Arc::new(NatsBus::connect(config).await?)),
+    };
+    let bus: Arc<dyn Bus> = match &nats {
+        Some(nats) => Arc::clone(nats) as Arc<dyn Bus>,
+        None => Arc::new(EmbeddedBus::new()),
     };
     Ok(Edge {
         hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
+        nats,
         roster: Arc::default(),
         typing: Typing::default(),
         authenticator: Authenticator::new(&config.auth)?,
