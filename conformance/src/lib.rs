@@ -21,4 +21,5 @@ pub mod garbage;
 pub mod h2spec;
 pub mod shapes;
 pub mod load;
+pub mod scale;
 pub mod switching;
