@@ -1,0 +1,192 @@
+"""Real nats-servers with JetStream, started on free ports with a store of their own, ended by their pids.
+
+`start_nats` starts one, with a text of configuration if need be, `start_nats_cluster` three that know each other; both take
+`version="old"`, the oldest that must work.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edge import REPOSITORY, end_with_parent
+
+VERSIONS = ["current", "old"]
+INSTALL = "./test clients    # installs it, or: .venv/bin/pip install -r tests/clients/requirements.txt"
+REFUSED = re.compile(r"\b(Publish|Subscription) Violation\b")
+
+
+def find_nats(version: str = "current") -> Path:
+    """`old` is the oldest that must work, the package of Debian 12."""
+    if version == "old":
+        named = os.environ.get("NATS_SERVER_OLD")
+        candidates = [named] if named else sorted((REPOSITORY / ".venv").glob("nats-2.9.*/nats-server"))
+    else:
+        named = os.environ.get("NATS_SERVER")
+        beside = REPOSITORY / ".venv" / "bin" / "nats-server"
+        candidates = [named] if named else [shutil.which("nats-server"), beside]
+    for candidate in candidates:
+        if candidate and Path(candidate).is_file():
+            return Path(candidate).resolve()
+    raise FileNotFoundError(f"no nats-server ({version}; looked at {candidates}): {INSTALL}")
+
+
+class NatsServer:
+    """One running server. `stop`, `kill` and `start` may follow each other: address and store stay."""
+
+    def __init__(self, folder: Path, config: str = "", version: str = "current", wait: bool = True):
+        self.folder = folder
+        self.log: list[str] = []
+        self.binary = find_nats(version)
+        self.port = -1
+        self.file = folder / "nats-server.conf"
+        # What a file of deploy/ says of itself stays as it is: a flag wins over a file, but there is none for these.
+        own = {"http": '"127.0.0.1:-1"', "jetstream": f'{{ store_dir: "{folder / "store"}" }}'}
+        absent = [f"{key}: {value}\n" for key, value in own.items() if not re.search(rf"^{key}\b", config, re.M)]
+        self.file.write_text("".join(absent) + f'ports_file_dir: "{folder}"\n' + config)
+        self.start(wait)
+
+    def start(self, wait: bool = True) -> None:
+        """On the port it had. Without `wait` it may still be loading, as one of a cluster is without the others."""
+        command = [str(self.binary), "-c", str(self.file), "--addr", "127.0.0.1", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read_log, args=[self.process.stdout], daemon=True)
+        self._reader.start()
+        try:
+            ports = self._wait_for("its ports", self._ports)
+            self.port = int(ports["nats"][0].rpartition(":")[2])
+            self.monitoring = ports["monitoring"][0]
+            if wait:
+                self.wait_until_healthy()
+        except BaseException:
+            self.kill()
+            raise
+
+    def wait_until_healthy(self) -> None:
+        self._wait_for("healthy", lambda: self.monitor("healthz").get("status") == "ok")
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"nats://{self.address}"
+
+    def monitor(self, what: str) -> dict:
+        """`connz`, `jsz` and the like, as the monitoring port shows them."""
+        return httpx.get(f"{self.monitoring}/{what}", trust_env=False).json()
+
+    def refused(self) -> list[str]:
+        """What clients tried that their permissions do not allow."""
+        return [line for line in self.log if REFUSED.search(line)]
+
+    def pause(self) -> None:
+        """Silent, with its connections open. `go_on` ends it."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._ended()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.go_on()
+            self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self._ended()
+
+    def _ended(self) -> None:
+        self.process.wait()
+        self._reader.join(5)
+        self.process.stdout.close()
+
+    def _read_log(self, stdout) -> None:
+        for line in stdout:
+            self.log.append(line.decode(errors="replace").rstrip("\n"))
+
+    def _ports(self) -> dict | None:
+        """The server writes them into a file of its pid once it listens."""
+        try:
+            return json.loads((self.folder / f"{self.binary.name}_{self.process.pid}.ports").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def _wait_for(self, what: str, look: Callable):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if found := look():
+                    return found
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        self._reader.join(0.2)
+        raise AssertionError(f"nats-server: not {what}:\n" + "\n".join(self.log[-60:]))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago: servers of a cluster have to know each other's before they start."""
+    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in taken]
+    for one in taken:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def start_nats(tmp_path_factory) -> Iterator[Callable[..., NatsServer]]:
+    started: list[NatsServer] = []
+
+    def start(config: str = "", **options) -> NatsServer:
+        started.append(NatsServer(tmp_path_factory.mktemp("nats"), config, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def start_nats_cluster(tmp_path_factory) -> Iterator[Callable[..., list[NatsServer]]]:
+    """Three that know each other; `config` gets a server's number (from 1) and the ports for the routes between them."""
+    started: list[NatsServer] = []
+
+    def start(config: Callable[[int, list[int]], str], **options) -> list[NatsServer]:
+        routes = free_ports(3)
+        started.extend(
+            NatsServer(tmp_path_factory.mktemp(f"nats-{number}"), config(number, routes), wait=False, **options)
+            for number in (1, 2, 3)
+        )
+        for server in started:
+            server.wait_until_healthy()
+        return started
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(params=VERSIONS)
+def nats_version(request) -> str:
+    """For what must work with the oldest version too."""
+    return request.param
