@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -44,13 +44,26 @@ def find_nats(version: str = "current") -> Path:
 class NatsServer:
     """One running server. `stop`, `kill` and `start` may follow each other: address and store stay."""
 
-    def __init__(self, folder: Path, config: str = "", version: str = "current", wait: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        config: str = "",
+        version: str = "current",
+        wait: bool = True,
+        flags: Sequence[str] = (),
+        beside: Sequence[Path] = (),
+        environment: dict[str, str] | None = None,
+    ):
+        """`beside` are files that the configuration includes."""
         self.folder = folder
+        self.flags = list(flags)
+        self.environment = os.environ | (environment or {})
+        for file in beside:
+            shutil.copy(file, folder)
         self.log: list[str] = []
         self.binary = find_nats(version)
         self.port = -1
         self.file = folder / "nats-server.conf"
-        # What a file of deploy/ says of itself stays as it is: a flag wins over a file, but there is none for these.
         own = {"http": '"127.0.0.1:-1"', "jetstream": f'{{ store_dir: "{folder / "store"}" }}'}
         absent = [f"{key}: {value}\n" for key, value in own.items() if not re.search(rf"^{key}\b", config, re.M)]
         self.file.write_text("".join(absent) + f'ports_file_dir: "{folder}"\n' + config)
@@ -58,9 +71,9 @@ class NatsServer:
 
     def start(self, wait: bool = True) -> None:
         """On the port it had. Without `wait` it may still be loading, as one of a cluster is without the others."""
-        command = [str(self.binary), "-c", str(self.file), "--addr", "127.0.0.1", "--port", str(self.port)]
+        command = [str(self.binary), "-c", str(self.file), "--addr", "127.0.0.1", "--port", str(self.port), *self.flags]
         self.process = subprocess.Popen(
-            command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             preexec_fn=end_with_parent,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read_log, args=[self.process.stdout], daemon=True)
@@ -144,6 +157,25 @@ class NatsServer:
         raise AssertionError(f"nats-server: not {what}:\n" + "\n".join(self.log[-60:]))
 
 
+DEPLOYED = REPOSITORY / "deploy" / "nats"
+PASSWORDS = {f"NATS_{who}_PASSWORD": f"secret-of-{who.lower()}" for who in ("EDGE", "SHOP", "ADMIN", "ROUTE")}
+
+
+def deployed(changes: dict[str, str] | None = None, name: str = "single.conf") -> dict:
+    """What starts a server with a file of deploy/nats and what that includes, but for addresses and the folder of its store."""
+    own = {"single.conf": {'http: "127.0.0.1:8222"': 'http: "127.0.0.1:-1"', '"/var/lib/nats"': '"store"'}}
+    text = exchange((DEPLOYED / name).read_text(), own.get(name, {}) | (changes or {}))
+    return {"config": text, "beside": sorted(DEPLOYED.glob("*.conf")), "environment": PASSWORDS}
+
+
+def exchange(text: str, changes: dict[str, str]) -> str:
+    """A name that is not there any more fails, rather than leave the text as it is."""
+    for name, value in changes.items():
+        assert name in text, f"no `{name}` in the file any more"
+        text = text.replace(name, value)
+    return text
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago: servers of a cluster have to know each other's before they start."""
     taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -168,25 +200,12 @@ def start_nats(tmp_path_factory) -> Iterator[Callable[..., NatsServer]]:
 
 @pytest.fixture
 def start_nats_cluster(tmp_path_factory) -> Iterator[Callable[..., list[NatsServer]]]:
-    """Three that know each other; `config` gets a server's number (from 1) and the ports for the routes between them."""
+    """Three that know each other; `config` gets the ports of the routes between them, and is asked once for each."""
     started: list[NatsServer] = []
 
     def start(config: Callable[[int, list[int]], str], **options) -> list[NatsServer]:
         routes = free_ports(3)
-        started.extend(
-            NatsServer(tmp_path_factory.mktemp(f"nats-{number}"), config(number, routes), wait=False, **options)
-            for number in (1, 2, 3)
-        )
-        for server in started:
-            server.wait_until_healthy()
-        return started
-
-    yield start
-    for server in started:
-        server.stop()
-
-
-@pytest.fixture(params=VERSIONS)
-def nats_version(request) -> str:
-    """For what must work with the oldest version too."""
-    return request.param
+        for number in (1, 2, 3):
+            folder, flags = tmp_path_factory.mktemp(f"nats-{number}"), ["--name", f"nats-{number}"]
+            started.append(NatsServer(folder, config(number, routes), wait=False, flags=flags, **options))
+        fo

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from edge import REPOSITORY, Certificate, Edge, end_with_parent
-from nats_server import free_ports
+from nats_server import exchange, free_ports
 
 DEPLOY = REPOSITORY / "deploy"
 
@@ -110,11 +110,3 @@ def nginx(folder: Path, edges: list[Edge], certificate: Certificate) -> Proxy:
     file = folder / "nginx.conf"
     file.write_text(text)
     return Proxy(["nginx", "-c", str(file), "-g", "daemon off;"], port)
-
-
-def exchange(text: str, changes: dict[str, str]) -> str:
-    """A name that is not there any more fails, rather than leave the file as it is."""
-    for name, value in changes.items():
-        assert name in text, f"no `{name}` in the file any more"
-        text = text.replace(name, value)
-    return text
