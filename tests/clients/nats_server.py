@@ -208,4 +208,16 @@ def start_nats_cluster(tmp_path_factory) -> Iterator[Callable[..., list[NatsServ
         for number in (1, 2, 3):
             folder, flags = tmp_path_factory.mktemp(f"nats-{number}"), ["--name", f"nats-{number}"]
             started.append(NatsServer(folder, config(number, routes), wait=False, flags=flags, **options))
-        fo
+        for server in started:
+            server.wait_until_healthy()
+        return started
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(params=VERSIONS)
+def nats_version(request) -> str:
+    """For what must work with the oldest version too."""
+    return request.param
