@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from edge import REPOSITORY, end_with_parent
+from edge import REPOSITORY, Edge, end_with_parent
 
 VERSIONS = ["current", "old"]
 INSTALL = "./test clients    # installs it, or: .venv/bin/pip install -r tests/clients/requirements.txt"
@@ -221,3 +221,18 @@ def start_nats_cluster(tmp_path_factory) -> Iterator[Callable[..., list[NatsServ
 def nats_version(request) -> str:
     """For what must work with the oldest version too."""
     return request.param
+
+
+@pytest.fixture
+def node(start) -> Callable[..., Edge]:
+    """Starts an edge on a NATS server of deploy/nats, as its user `edge`; `bus` has other settings for it."""
+
+    def node(*servers: NatsServer, bus: dict | None = None, **changes) -> Edge:
+        who = {"user": "edge", "password": PASSWORDS["NATS_EDGE_PASSWORD"]}
+        settings = {"kind": "nats", "url": ",".join(server.url for server in servers)} | (who if bus is None else bus)
+        edge = start(bus=settings, channels__orders={"subject": "shop.orders.*"}, **changes)
+        for secret in {"password", "token"} & settings.keys():
+            edge.remember(settings[secret])
+        return edge
+
+    return node

@@ -8,7 +8,7 @@ import nats
 import pytest
 
 from edge import REPOSITORY
-from nats_server import PASSWORDS, deployed, nats_version, start_nats  # noqa: F401 (fixtures)
+from nats_server import PASSWORDS, deployed, nats_version, node, start_nats  # noqa: F401 (fixtures)
 from transports import bearer, messages_of, poller, subscribe, websocket
 from wire import check_chain
 
@@ -17,19 +17,8 @@ SHOP = PASSWORDS["NATS_SHOP_PASSWORD"]
 
 
 @pytest.fixture
-def server(start_nats, nats_version):  # noqa: F811
+def server(start_nats, nats_version):
     return start_nats(version=nats_version, **deployed())
-
-
-@pytest.fixture
-def node(start):
-    def node(server, **changes):
-        bus = {"kind": "nats", "url": server.url, "user": "edge", "password": PASSWORDS["NATS_EDGE_PASSWORD"]}
-        edge = start(bus=bus | changes.pop("bus", {}), channels__orders={"subject": "shop.orders.*"}, **changes)
-        edge.remember(bus["password"])
-        return edge
-
-    return node
 
 
 def command(example: str, server, subject: str, data, message_id: str, password: str = SHOP) -> list[str]:
