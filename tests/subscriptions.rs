@@ -39,10 +39,10 @@ async fn publish(edge: &Edge, channel: &str) {
     edge.hub.publish(publication).await.expect("published");
 }
 
-fn join(edge: &Edge, subscriptions: &mut Subscriptions, channel: &str, resume: Resume) -> bool {
+async fn join(edge: &Edge, subscriptions: &mut Subscriptions, channel: &str, resume: Resume) -> bool {
     let who = Identity::guest_of_connection();
     let joined = subscriptions.join(edge, &who, &name(channel), (resume, None), false, Lease::Stream);
-    joined.expect("joined").recovered
+    joined.await.expect("joined").recovered
 }
 
 /// The types of what is read in one pass of that budget, as `channel:type`.
@@ -62,7 +62,7 @@ async fn a_channel_that_always_has_more_starves_no_other() {
     let edge = node.edge();
     let mut subscriptions = Subscriptions::new();
     for channel in ["hot", "quiet", "silent"] {
-        join(edge, &mut subscriptions, channel, Resume::Live);
+        join(edge, &mut subscriptions, channel, Resume::Live).await;
     }
     publish(edge, "quiet").await;
     let mut passes = 0;
@@ -87,7 +87,7 @@ async fn a_cursor_names_the_place_that_was_asked_for_until_its_loss_is_told() {
     let mut subscriptions = Subscriptions::new();
     publish(edge, "a").await;
     let asked = Position { epoch: tidegate::channel::Epoch::new(1), seq: 7 };
-    assert!(!join(edge, &mut subscriptions, "a", Resume::After(Some(asked))));
+    assert!(!join(edge, &mut subscriptions, "a", Resume::After(Some(asked))).await);
     let place = |subscriptions: &Subscriptions| {
         let cursor = CursorString::parse(&subscriptions.cursor_string(None)).expect("a cursor");
         cursor.place(&name("a")).expect("names the channel").position

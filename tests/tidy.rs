@@ -25,7 +25,7 @@ const LAYERS: &str = "
     config    |                        | settings are parsed once and know nothing of what they set
     channel   | deflate                | the core: logs and cursors, without I/O and without surroundings
     envelope  | channel close          | the wire's form of positions and endings, and of nothing else
-    bus       | channel close envelope | moves publications into logs; who reads them is not its business
+    bus       | channel close config envelope | moves publications into logs; who reads them is not its business
     hub       | bus channel close config | name to channel; it does not know that there are clients
     metrics   | channel close          | counters by transport, code and reason: no users, no names
     auth      | channel close config   | a token becomes an identity; of channels it knows the names

@@ -10,13 +10,15 @@ use futures_util::FutureExt as _;
 use futures_util::future::{self, BoxFuture};
 use parking_lot::Mutex;
 
-use super::{Accepted, Bus, BusError, IDEMPOTENCY_WINDOW};
-use crate::channel::{Channel, Epoch, Position, Publication};
+use super::{Accepted, Bus, BusError, IDEMPOTENCY_WINDOW, Logs};
+use crate::channel::{Channel, ChannelName, Epoch, Position, Publication};
 
 /// Positions from one counter, as a stream's sequence: rising in every channel, with gaps.
 pub struct EmbeddedBus {
     epoch: Epoch,
     last_seq: AtomicU64,
+    /// The highest position that a closed log had: below it, a new one can't prove that it missed nothing.
+    forgotten: AtomicU64,
     recent: Box<[Mutex<Recent>]>,
     keys: [RandomState; 2],
 }
@@ -38,6 +40,7 @@ impl EmbeddedBus {
         Self {
             epoch: Epoch::random(),
             last_seq: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             recent: (0..SHARDS).map(|_| Mutex::default()).collect(),
             keys: [RandomState::new(), RandomState::new()],
         }
@@ -83,18 +86,41 @@ impl Default for EmbeddedBus {
 }
 
 impl Bus for EmbeddedBus {
-    fn epoch(&self) -> Epoch {
-        self.epoch
+    fn keeps_messages(&self) -> bool {
+        false
+    }
+
+    fn blank(&self, _channel: &ChannelName) -> Position {
+        Position { epoch: self.epoch, seq: self.forgotten.load(Ordering::Acquire) }
+    }
+
+    fn open<'a>(&'a self, _channel: &'a Arc<Channel>) -> BoxFuture<'a, Result<(), BusError>> {
+        future::ready(Ok(())).boxed()
+    }
+
+    fn catch_up<'a>(&'a self, _channel: &'a Arc<Channel>) -> BoxFuture<'a, Result<(), BusError>> {
+        future::ready(Ok(())).boxed()
+    }
+
+    fn close(&self, channel: &Arc<Channel>) {
+        self.forgotten.fetch_max(channel.head().seq, Ordering::AcqRel);
     }
 
     fn publish<'a>(
         &'a self,
-        channel: &'a Arc<Channel>,
+        logs: &'a dyn Logs,
         publication: Publication,
     ) -> BoxFuture<'a, Result<Accepted, BusError>> {
-        let accepted = self.accept(channel, &publication);
-        channel.ring();
-        future::ready(Ok(accepted)).boxed()
+        let accepted = logs.log(&publication.channel).map(|channel| {
+            let accepted = self.accept(&channel, &publication);
+            channel.ring();
+            accepted
+        });
+        future::ready(accepted).boxed()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
     }
 }
 

@@ -120,8 +120,11 @@ impl Channel {
         let version = self.version();
         let log = self.log.read();
         if cursor.epoch != log.epoch() || cursor.seq < log.floor() {
-            let reason =
-                if cursor.epoch == log.epoch() { GapReason::SlowConsumer } else { GapReason::EpochChanged };
+            let reason = match cursor.epoch == log.epoch() {
+                false => GapReason::EpochChanged,
+                true if cursor.seq < log.begun() => GapReason::Expired,
+                true => GapReason::SlowConsumer,
+            };
             let first = Position { epoch: log.epoch(), seq: log.first_held() };
             *cursor = Cursor::at(&log, log.floor());
             return Err(Gap { first, reason });

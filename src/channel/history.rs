@@ -55,6 +55,7 @@ impl Channel {
 
     /// Up to `limit` messages of history after `seq`, at most about `budget` bytes of them but at least one.
     pub fn history(&self, after: u64, limit: usize, budget: usize, now: Instant) -> Page {
+        self.touch(now);
         let log = self.log.read();
         let first =
             self.history_start(&log, now).max(log.messages.partition_point(|message| message.seq <= after));

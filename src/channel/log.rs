@@ -50,6 +50,8 @@ pub(super) struct Log {
     epoch: Epoch,
     /// Nothing at or below it is held.
     floor: u64,
+    /// Where the log was begun anew: what is missing up to here was not missed for being slow.
+    begun: u64,
     pub(super) messages: VecDeque<Arc<Message>>,
     bytes: usize,
     pub(super) passing: VecDeque<Passing>,
@@ -59,7 +61,18 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn new(epoch: Epoch, floor: u64) -> Self {
-        Self { epoch, floor, messages: VecDeque::new(), bytes: 0, passing: VecDeque::new(), passed: 0 }
+        let (messages, passing) = (VecDeque::new(), VecDeque::new());
+        Self { epoch, floor, begun: floor, messages, bytes: 0, passing, passed: 0 }
+    }
+
+    /// Without messages, after `floor`. Passing envelopes stay.
+    pub(super) fn restart(&mut self, floor: Position) {
+        self.messages = VecDeque::new();
+        (self.epoch, self.floor, self.begun, self.bytes) = (floor.epoch, floor.seq, floor.seq, 0);
+    }
+
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
     }
 
     pub(super) fn epoch(&self) -> Epoch {

@@ -44,7 +44,7 @@ pub struct Channel {
     log: RwLock<Log>,
     /// Counts all that was ever appended, so that a cursor can see without a lock that there is nothing new.
     version: AtomicU64,
-    /// When somebody last took a cursor or appended, in seconds after `created`.
+    /// When somebody last read from it, in seconds after `created`.
     touched: AtomicU64,
     created: Instant,
     watchers: Mutex<Slab<Arc<Wake>>>,
@@ -101,9 +101,29 @@ impl Channel {
             log.push(Arc::clone(&message), &self.retention);
             message
         };
-        self.touch(now);
         self.version.fetch_add(1, Ordering::Release);
         message
+    }
+
+    /// Begins the log anew: `floor` is where, nothing at or below it is held, and `history` what there is already, each
+    /// with its `seq` and since when it is there. Cursors of another epoch or from below the floor will be told of a gap.
+    /// The bus then calls [`Channel::ring`].
+    pub fn restart<'a>(
+        &self,
+        floor: Position,
+        history: impl Iterator<Item = (&'a Publication, u64, Instant)>,
+        now: Instant,
+    ) {
+        let mut log = self.log.write();
+        log.restart(floor);
+        for (publication, seq, appended) in history {
+            let prev = log.head().seq;
+            let position = Position { epoch: floor.epoch, seq };
+            log.push(Arc::new(Message::encode(publication, position, prev, appended)), &self.retention);
+        }
+        log.trim(now, &self.retention);
+        drop(log);
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Shows `json`, an envelope, to those whose cursor is live: typing, presence. Never stored, no position.
@@ -123,11 +143,13 @@ impl Channel {
         self.log.read().bytes()
     }
 
-    /// Whether the log holds nothing, nobody watches it, and nobody did for as long as history would have lasted.
-    pub fn is_idle(&self, now: Instant) -> bool {
+    /// Whether nobody needs it: nobody watches it, nor has for a while, and what it holds, if anything, is but a copy of
+    /// what others keep.
+    pub fn is_idle(&self, now: Instant, is_copy: bool) -> bool {
         let touched = self.created + Duration::from_secs(self.touched.load(Ordering::Relaxed));
-        now.saturating_duration_since(touched) > self.retention.history_ttl.max(LINGER)
-            && self.log.read().is_empty()
+        let linger = if is_copy { LINGER } else { self.retention.history_ttl.max(LINGER) };
+        now.saturating_duration_since(touched) > linger
+            && (is_copy || self.log.read().is_empty())
             && self.watchers.lock().is_empty()
     }
 
@@ -143,6 +165,7 @@ impl Channel {
     }
 
     fn unwatch(&self, key: usize) {
+        self.touch(tokio::time::Instant::now().into_std());
         let mut watchers = self.watchers.lock();
         watchers.remove(key);
         if watchers.is_empty() || watchers.capacity() > 4 * watchers.len() + 64 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::tree::{Node, Value};
 use super::value::is_log_level;
-use super::{ConfigError, web_origin};
+use super::{ConfigError, bus, web_origin};
 
 /// What a key takes.
 #[derive(Debug)]
@@ -35,11 +35,20 @@ pub(super) enum Takes {
     Origins,
     /// A level, or levels by module.
     LogLevel,
+    /// Addresses of NATS servers.
+    Servers,
+    /// A stream's name.
+    StreamName,
+    /// The beginning of subjects.
+    SubjectPrefix,
+    /// A subject with one `*`.
+    SubjectPattern,
 }
 
 const MOMENT: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
+const YEAR: Duration = Duration::from_hours(24 * 366);
 const MONTH: Duration = Duration::from_hours(24 * 30);
 const GIB: u64 = 1 << 30;
 const ANYBODY: &[&str] = &["granted", "authenticated", "anyone"];
@@ -106,9 +115,30 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Takes)])] = &[
             ("join", Takes::OneOf(ANYBODY)),
             ("send", Takes::OneOf(ANYBODY)),
             ("slow_consumer", Takes::OneOf(&["gap", "close"])),
+            ("subject", Takes::SubjectPattern),
         ],
     ),
-    ("bus", &[("kind", Takes::OneOf(&["embedded"]))]),
+    (
+        "bus",
+        &[
+            ("kind", Takes::OneOf(&["embedded", "nats"])),
+            ("url", Takes::Servers),
+            ("stream", Takes::StreamName),
+            ("streams", Takes::Count(1, 64)),
+            ("replicas", Takes::Count(1, 5)),
+            ("storage", Takes::OneOf(&["file", "memory"])),
+            ("prefix", Takes::SubjectPrefix),
+            ("max_age", Takes::Time(MOMENT, YEAR)),
+            ("max_bytes", Takes::Bytes(0, 1 << 60)),
+            ("credentials", Takes::File),
+            ("user", Takes::Text),
+            ("password", Takes::Secret(1)),
+            ("token", Takes::Secret(1)),
+            ("tls_ca", Takes::File),
+            ("tls_cert", Takes::File),
+            ("tls_key", Takes::File),
+        ],
+    ),
     ("conformance", &[("echo", Takes::Boolean)]),
     ("log", &[("format", Takes::OneOf(&["text", "json"])), ("level", Takes::LogLevel)]),
 ];
@@ -136,7 +166,9 @@ pub(super) fn check(tree: &Node) -> Result<(), ConfigError> {
 
 /// A value that its key does not take.
 pub(super) fn wrong(key: &str, node: &Node, advice: impl Into<String>) -> ConfigError {
-    let value = if key == "auth.hs256_secret" { "…".to_owned() } else { node.to_string() };
+    // An address may hold a password.
+    let secret = matches!(key, "auth.hs256_secret" | "bus.password" | "bus.token" | "bus.url");
+    let value = if secret { "…".to_owned() } else { node.to_string() };
     ConfigError::Wrong { place: node.place.clone(), key: key.to_owned(), value, advice: advice.into() }
 }
 
@@ -153,9 +185,6 @@ fn check_section(section: &str, keys: &[(&str, Takes)], node: &Node) -> Result<(
         let Some((_, takes)) = keys.iter().find(|(name, _)| name == key) else {
             return Err(unknown(node, &path, "is no key", keys.iter().map(|(name, _)| *name)));
         };
-        if path == "bus.kind" && node.text() == Some("nats") {
-            return Err(wrong(&path, node, "is not there yet: this version runs on one node, \"embedded\""));
-        }
         if !takes.admits(node) {
             return Err(wrong(&path, node, takes.to_string()));
         }
@@ -221,6 +250,10 @@ impl Takes {
                 .texts()
                 .is_some_and(|origins| origins.iter().all(|origin| web_origin::normal(origin).is_some())),
             Self::LogLevel => node.text().is_some_and(is_log_level),
+            Self::Servers => node.text().is_some_and(bus::are_servers),
+            Self::StreamName => node.text().is_some_and(bus::is_stream_name),
+            Self::SubjectPrefix => node.text().is_some_and(bus::is_subject_prefix),
+            Self::SubjectPattern => node.text().is_some_and(bus::is_subject_pattern),
         }
     }
 }
@@ -242,6 +275,7 @@ impl fmt::Display for Takes {
             Self::OneOf([word]) => write!(f, "must be \"{word}\""),
             Self::OneOf(words) => write!(f, "must be one of \"{}\"", words.join("\", \"")),
             Self::File => f.write_str("must be the path of a file"),
+            Self::Secret(1) => f.write_str("must be a text that is not empty"),
             Self::Secret(bytes) => write!(
                 f,
                 "must be a text of at least {bytes} bytes (RFC 7518 §3.2), such as `openssl rand -base64 48` prints"
@@ -249,6 +283,15 @@ impl fmt::Display for Takes {
             Self::Text => f.write_str("must be a text that is not empty"),
             Self::Origins => f.write_str(
                 "must be a list of origins, each scheme://host or scheme://host:port without a path, or \"*\"",
+            ),
+            Self::Servers => f.write_str("must be one or more servers: \"nats://host:4222, tls://other:4222\""),
+            Self::StreamName => f.write_str("must be 1 to 32 of A-Z a-z 0-9 _ -"),
+            Self::SubjectPrefix => {
+                f.write_str("must be the beginning of a subject, tokens of A-Z a-z 0-9 _ - with dots between them")
+            }
+            Self::SubjectPattern => f.write_str(
+                "must be a subject with one * behind its first token, such as \"shop.orders.*\"; * stands for what is \
+                 behind the channel's first :",
             ),
             Self::LogLevel => f.write_str(
                 "must be error, warn, info, debug, trace or off, alone or by module: \"info,tidegate::auth=debug\"",

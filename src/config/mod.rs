@@ -2,6 +2,7 @@
 //! the configuration file, its flags or the environment. `default.toml` beside this file is the operator's view of
 //! the same keys: unit, default, reason and worst-case memory of each.
 
+mod bus;
 mod error;
 mod keys;
 mod load;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use bus::{Bus, BusKind, Storage};
 pub use error::ConfigError;
 pub use load::{Source, load};
 pub use place::Place;
@@ -336,6 +338,8 @@ pub struct Namespace {
     pub send: Access,
     /// What becomes of a subscriber that reads too slowly.
     pub slow_consumer: SlowConsumer,
+    /// NATS: where backends publish to its channels; `*` stands for what is behind the channel's first `:`.
+    pub subject: Option<String>,
 }
 
 impl Default for Namespace {
@@ -348,6 +352,7 @@ impl Default for Namespace {
             join: Access::Granted,
             send: Access::Granted,
             slow_consumer: SlowConsumer::Gap,
+            subject: None,
         }
     }
 }
@@ -374,23 +379,6 @@ impl Channels {
     pub fn of(&self, namespace: Option<&str>) -> &Namespace {
         namespace.and_then(|name| self.namespaces.get(name)).unwrap_or(&self.default)
     }
-}
-
-/// `bus.kind`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BusKind {
-    /// One node, in memory.
-    #[default]
-    Embedded,
-}
-
-/// `[bus]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Bus {
-    /// Which bus.
-    pub kind: BusKind,
 }
 
 /// `[conformance]`

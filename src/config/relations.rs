@@ -40,7 +40,72 @@ pub(super) fn check(config: &Config, tree: &Node) -> Result<(), ConfigError> {
         let history = setting(&["channels", name, "history_bytes"], namespace.history_bytes);
         at_least(tree, namespace.history_bytes >= message_bytes, &history, &message)?;
     }
+    check_bus(config, tree)
+}
+
+/// What belongs together for NATS.
+fn check_bus(config: &Config, tree: &Node) -> Result<(), ConfigError> {
+    let bus = &config.bus;
+    let pairs = [
+        (["bus", "user"], bus.user.is_some(), ["bus", "password"], bus.password.is_some()),
+        (["bus", "tls_cert"], bus.tls_cert.is_some(), ["bus", "tls_key"], bus.tls_key.is_some()),
+    ];
+    for (one, has_one, other, has_other) in pairs {
+        if has_one != has_other {
+            let (there, missing) = if has_one { (one, other) } else { (other, one) };
+            return Err(blame(tree, &there, "…", format!("needs {}", missing.join("."))));
+        }
+    }
+    let ways = [bus.credentials.is_some(), bus.user.is_some(), bus.token.is_some()];
+    if ways.iter().filter(|way| **way).count() > 1 {
+        let key = if bus.credentials.is_some() { "credentials" } else { "token" };
+        return Err(blame(tree, &["bus", key], "…", "is one of credentials, user or token: set one of them"));
+    }
+    if bus.replicas % 2 == 0 {
+        return Err(blame(tree, &["bus", "replicas"], bus.replicas, "must be 1, 3 or 5"));
+    }
+    if bus.stream.len() > 24 && bus.streams > 1 {
+        return Err(blame(
+            tree,
+            &["bus", "stream"],
+            &bus.stream,
+            "must be 24 characters at most with several streams",
+        ));
+    }
+    check_subjects(config, tree)
+}
+
+/// No two namespaces share a subject, and none has one of the edge's own.
+fn check_subjects(config: &Config, tree: &Node) -> Result<(), ConfigError> {
+    let default = &config.channels.default;
+    if let Some(subject) = &default.subject {
+        let advice = "belongs to a namespace of its own, such as [channels.orders]";
+        return Err(blame(tree, &["channels", "default", "subject"], format!("{subject:?}"), advice));
+    }
+    let with_subject = || {
+        let all = config.channels.namespaces.iter();
+        all.filter_map(|(name, namespace)| Some((name.as_str(), namespace.subject.as_deref()?)))
+    };
+    for (name, subject) in with_subject() {
+        let other = with_subject().find(|(other, taken)| *other < name && overlap(subject, taken));
+        let path = ["channels", name, "subject"];
+        if let Some((other, _)) = other {
+            let advice = format!("has subjects in common with channels.{other}.subject");
+            return Err(blame(tree, &path, format!("{subject:?}"), advice));
+        }
+        if format!("{subject}.").starts_with(&format!("{}.", config.bus.prefix)) {
+            let advice =
+                format!("begins with bus.prefix, {:?}, whose subjects are the edge's own", config.bus.prefix);
+            return Err(blame(tree, &path, format!("{subject:?}"), advice));
+        }
+    }
     Ok(())
+}
+
+/// Whether a subject can match both.
+fn overlap(one: &str, other: &str) -> bool {
+    let (one, other): (Vec<_>, Vec<_>) = (one.split('.').collect(), other.split('.').collect());
+    one.len() == other.len() && one.iter().zip(&other).all(|(a, b)| a == b || *a == "*" || *b == "*")
 }
 
 /// Sentences about what is allowed but rarely meant.

@@ -145,7 +145,7 @@ async fn dispatch(
             *context.upgrade.lock() = upgrade;
             Ok(answer)
         }
-        Route::Sse if method == Method::GET => sse::open(call),
+        Route::Sse if method == Method::GET => sse::open(call).await,
         Route::Sse if method == Method::HEAD => sse::head(call),
         Route::Poll if method == Method::GET => {
             room(context).await?;
@@ -156,7 +156,7 @@ async fn dispatch(
         Route::Tickets if method == Method::POST => rest::ticket(call),
         Route::Messages(channel) if reads => {
             room(context).await?;
-            rest::history(call, channel)
+            rest::history(call, channel).await
         }
         Route::Messages(channel) if method == Method::POST => rest::publish(call, channel, body).await,
         Route::Presence(channel) if reads => rest::presence(call, channel),

@@ -15,7 +15,7 @@ use super::accept::{accept_loop, listen};
 use super::tls::{Tls, TlsError};
 use crate::admin::{self, AdminState, Readiness};
 use crate::auth::{Authenticator, GuestSalt, KeyError, OriginError, OriginPolicy, Tickets};
-use crate::bus::{Bus, EmbeddedBus};
+use crate::bus::{Bus, EmbeddedBus, NatsBus, NatsError};
 use crate::config::{BusKind, Config};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -45,6 +45,9 @@ pub enum StartError {
     /// Origins.
     #[error(transparent)]
     Origins(#[from] OriginError),
+    /// NATS.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// Signals can't be listened for.
     #[error("signals: {0}")]
     Signals(io::Error),
@@ -79,7 +82,7 @@ pub struct Running {
 /// [`StartError`], naming what has to be changed.
 pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
     let tls = config.tls.enabled.then(|| Tls::load(&config.tls)).transpose()?.map(Arc::new);
-    let edge = Arc::new(edge(&config)?);
+    let edge = Arc::new(edge(&config).await?);
     let bind = |key, addr| listen(addr).map_err(|source| StartError::Listen { key, addr, source });
     let (public, private) =
         (bind("listen.addr", config.listen.addr)?, bind("listen.admin", config.listen.admin)?);
@@ -144,12 +147,18 @@ impl Running {
     }
 }
 
-fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
-    let bus: Arc<dyn Bus> = match config.bus.kind {
-        BusKind::Embedded => Arc::new(EmbeddedBus::new()),
+async fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
+    let nats = match config.bus.kind {
+        BusKind::Embedded => None,
+        BusKind::Nats => Some(Arc::new(NatsBus::connect(config).await?)),
+    };
+    let bus: Arc<dyn Bus> = match &nats {
+        Some(nats) => Arc::clone(nats) as Arc<dyn Bus>,
+        None => Arc::new(EmbeddedBus::new()),
     };
     Ok(Edge {
         hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
+        nats,
         roster: Arc::default(),
         typing: Typing::default(),
         authenticator: Authenticator::new(&config.auth)?,

@@ -9,6 +9,7 @@ use slab::Slab;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, GuestSalt, OriginPolicy, Tickets};
+use crate::bus::NatsBus;
 use crate::channel::Wake;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -22,6 +23,8 @@ pub struct Edge {
     pub config: Arc<Config>,
     /// Its channels.
     pub hub: Arc<Hub>,
+    /// The way to the other nodes, where there can be any.
+    pub nats: Option<Arc<NatsBus>>,
     /// Who is where.
     pub roster: Arc<Roster>,
     /// Who types where.

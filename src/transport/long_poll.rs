@@ -29,7 +29,7 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
     let patience = patience(call.query().number("wait")?);
     let _active = edge.metrics.connection(Transport::Poll);
     let mut subscriptions = Subscriptions::new();
-    let joined = caller.join_all(&mut subscriptions, &opening, Lease::Poll);
+    let joined = caller.join_all(&mut subscriptions, &opening, Lease::Poll).await;
     let mut envelopes = Vec::new();
     for (join, joined) in opening.joins.iter().zip(joined) {
         let joined = joined?;

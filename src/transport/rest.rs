@@ -21,7 +21,7 @@ const DEMO_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 ///
 /// # Errors
 /// The refusal.
-pub fn history(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
+pub async fn history(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
     let caller = call.caller(Transport::Http)?;
     caller.edge.quotas.of(&caller.who).request()?;
     let query = call.query();
@@ -30,7 +30,7 @@ pub fn history(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
     if !(1..=HISTORY_LIMIT_MAX).contains(&limit) {
         return Err(Fault::malformed(format!("limit is not 1 to {HISTORY_LIMIT_MAX}")));
     }
-    let page = caller.history(channel, after, limit)?;
+    let page = caller.history(channel, after, limit).await?;
     Ok(payload(StatusCode::OK, &history_page(channel, &page)))
 }
 

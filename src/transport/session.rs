@@ -59,7 +59,7 @@ impl Caller {
             }
             Request::Join(join) => {
                 let subscriptions = subscriptions.ok_or_else(not_here)?;
-                self.join(subscriptions, &join, id).map(Some)
+                self.join(subscriptions, &join, id).await.map(Some)
             }
             Request::Leave(channel) => {
                 let subscriptions = subscriptions.ok_or_else(not_here)?;
@@ -90,7 +90,7 @@ impl Caller {
                 Ok(Some(envelope::encode("presence_state", &self.presence(&channel)?, id)))
             }
             Request::History { channel, after, limit } => {
-                let page = self.history(&channel, after, limit)?;
+                let page = self.history(&channel, after, limit).await?;
                 Ok(Some(envelope::encode("history_page", &history_page(&channel, &page), id)))
             }
             Request::Ping => Ok(Some(envelope::encode("pong", &serde_json::json!({}), id))),
@@ -118,26 +118,28 @@ impl Caller {
     ///
     /// # Errors
     /// The [`Fault`] to answer with.
-    pub fn join(
+    pub async fn join(
         &self,
         subscriptions: &mut Subscriptions,
         join: &Join,
         correlation_id: Option<&str>,
     ) -> Result<Bytes, Fault> {
-        let joined = self.enter(subscriptions, join, None, Lease::Stream)?;
+        let joined = self.enter(subscriptions, join, None, Lease::Stream).await?;
         Ok(self.room_joined(join, &joined, &subscriptions.cursor_string(None), correlation_id))
     }
 
     /// Makes all joins of an opening; their `room_joined`s share one cursor, which names every channel: a client that
     /// is cut off between two of them loses nothing. In the order of the joins.
-    pub fn join_all(
+    pub async fn join_all(
         &self,
         subscriptions: &mut Subscriptions,
         opening: &Opening,
         lease: Lease,
     ) -> Vec<Result<Bytes, Fault>> {
-        let enter = |join| self.enter(subscriptions, join, opening.cursor.as_ref(), lease);
-        let entered: Vec<_> = opening.joins.iter().map(enter).collect();
+        let mut entered = Vec::with_capacity(opening.joins.len());
+        for join in &opening.joins {
+            entered.push(self.enter(subscriptions, join, opening.cursor.as_ref(), lease).await);
+        }
         let cursor = subscriptions.cursor_string(None);
         let answer = |(join, joined): (&Join, Result<Joined, Fault>)| {
             joined.map(|joined| self.room_joined(join, &joined, &cursor, None))
@@ -145,7 +147,7 @@ impl Caller {
         opening.joins.iter().zip(entered).map(answer).collect()
     }
 
-    fn enter(
+    async fn enter(
         &self,
         subscriptions: &mut Subscriptions,
         join: &Join,
@@ -153,7 +155,7 @@ impl Caller {
         lease: Lease,
     ) -> Result<Joined, Fault> {
         let begin = self.begin(join, cursor)?;
-        subscriptions.join(&self.edge, &self.who, &join.channel, begin, join.presence, lease)
+        subscriptions.join(&self.edge, &self.who, &join.channel, begin, join.presence, lease).await
     }
 
     fn room_joined(&self, join: &Join, joined: &Joined, cursor: &str, correlation_id: Option<&str>) -> Bytes {
@@ -193,14 +195,10 @@ impl Caller {
     /// A page of history, for those who may join the channel.
     ///
     /// # Errors
-    /// [`Kind::Forbidden`].
-    pub fn history(&self, channel: &ChannelName, after: u64, limit: usize) -> Result<Page, Fault> {
+    /// [`Kind::Forbidden`], or what the bus says.
+    pub async fn history(&self, channel: &ChannelName, after: u64, limit: usize) -> Result<Page, Fault> {
         self.may_join(channel)?;
-        // Not made by being read: names are free.
-        let Some(live) = self.edge.hub.find(channel) else {
-            return Ok(Page { head: self.edge.hub.blank(), messages: Vec::new(), more: false });
-        };
-        Ok(live.history(after, limit, HISTORY_BYTES, self.edge.now()))
+        self.edge.hub.history(channel, (after, limit), HISTORY_BYTES, self.edge.now()).await
     }
 
     /// Who is in the channel, for those who may join it.

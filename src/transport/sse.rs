@@ -29,12 +29,12 @@ const BATCH_BYTES: usize = 16 * 1024;
 ///
 /// # Errors
 /// The refusal.
-pub fn open(call: &Call) -> Result<Answer, Fault> {
+pub async fn open(call: &Call) -> Result<Answer, Fault> {
     let (caller, opening) = admit(call)?;
     let mut subscriptions = Subscriptions::new();
     let mut head = format!("retry: {RETRY_MS}\n\n").into_bytes();
     push_event(&mut head, None, &Caller::established(&caller.edge, caller.client_id, Some(&caller.who)));
-    let joined = caller.join_all(&mut subscriptions, &opening, Lease::Stream);
+    let joined = caller.join_all(&mut subscriptions, &opening, Lease::Stream).await;
     let cursor = subscriptions.cursor_string(None);
     for joined in joined {
         push_event(&mut head, Some(&cursor), &joined?);

@@ -106,8 +106,11 @@ impl Subscriptions {
     /// passing envelopes where a poll left off.
     ///
     /// # Errors
-    /// A [`Fault`] if `who` may not, or has as many channels as allowed.
-    pub fn join(
+    /// A [`Fault`] if `who` may not, has as many channels as allowed, or the bus can't be reached.
+    ///
+    /// # Cancel safety
+    /// A cancelled join has not joined.
+    pub async fn join(
         &mut self,
         edge: &Edge,
         who: &Identity,
@@ -133,8 +136,9 @@ impl Subscriptions {
         }
         let channel = match known {
             Some(index) => Arc::clone(self.joined[index].channel()),
-            None => edge.hub.channel(name)?,
+            None => edge.hub.open(name).await?,
         };
+        edge.hub.reach(&channel, resume).await?;
         let presence = presence && settings.presence;
         // Before the cursor is taken: a subscriber isn't told of itself.
         let member = match known {

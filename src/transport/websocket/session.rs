@@ -154,6 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     async fn serve(&mut self) -> End {
         let mut lost = self.lost.take();
+        Box::pin(self.join_opening()).await;
         loop {
             // Boxed: what requests need while they are served must not be held by every idle connection.
             if !self.wire.arrived.is_empty()
@@ -312,6 +313,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Request::Auth { token } = &incoming.request {
             self.quota.request()?;
             self.authenticate(token, incoming.correlation_id.as_deref())?;
+            self.join_opening().await;
             return Ok(None);
         }
         let Some(who) = &self.who else {
@@ -363,10 +365,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 None,
             ));
         }
+    }
+
+    /// Makes the joins that waited for an identity.
+    async fn join_opening(&mut self) {
+        let Some(who) = self.who.clone() else { return };
         let Some(opening) = self.opening.take() else { return };
         let (edge, client_id) = (Arc::clone(&self.edge), self.client_id);
         let caller = Caller { edge, who, client_id, transport: Transport::WebSocket };
-        for joined in caller.join_all(&mut self.subscriptions, &opening, Lease::Stream) {
+        for joined in caller.join_all(&mut self.subscriptions, &opening, Lease::Stream).await {
             match joined {
                 Ok(joined) => self.say(&joined),
                 Err(fault) => self.tell(&fault, None),

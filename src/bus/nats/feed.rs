@@ -1,0 +1,338 @@
+//! How the log of one channel is kept up: which sequences it has, and what is done about those it has not. A message is
+//! appended only behind the one that it names as its predecessor; whatever does not fit is fetched from the stream first.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::message::{self, Stored, Unreadable};
+use super::stream::Stream;
+use super::subject::Place;
+use super::{Counts, Inner};
+use crate::bus::BusError;
+use crate::channel::{Channel, ChannelName, Epoch, Position, Publication};
+
+/// How long a message may be on its way after its acknowledgement before it is fetched.
+const OVERDUE: Duration = Duration::from_millis(150);
+/// Pauses between attempts to fetch while the stream does not answer.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// One channel's log and what it has got of the stream.
+pub(super) struct Feed {
+    pub(super) name: ChannelName,
+    pub(super) place: Place,
+    /// Weak: the hub decides how long a channel lives.
+    log: Weak<Channel>,
+    state: Mutex<State>,
+    /// Told when `seen` rises or the log is opened.
+    moved: Notify,
+    /// Held while the log is being opened.
+    opening: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    /// Whether the log is whole up to `seen`.
+    open: bool,
+    epoch: Epoch,
+    /// The newest sequence that the log has been given.
+    seen: u64,
+    /// The stream's sequence up to which this channel is known to have missed nothing.
+    clear: u64,
+    /// The newest sequence that is known to be there.
+    wanted: u64,
+    /// Whether somebody is fetching.
+    filling: bool,
+}
+
+/// What became of a message that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is in the log, or will be fetched.
+    Yes,
+    /// The log has had it, or the stream has begun anew.
+    Stale,
+    /// Something before it is missing: [`Feed::fill`] is to be run.
+    Hole,
+}
+
+impl Feed {
+    pub(super) fn new(channel: &Arc<Channel>, place: Place) -> Self {
+        let state =
+            State { open: false, epoch: channel.head().epoch, seen: 0, clear: 0, wanted: 0, filling: false };
+        Self {
+            name: channel.name().clone(),
+            place,
+            log: Arc::downgrade(channel),
+            state: Mutex::new(state),
+            moved: Notify::new(),
+            opening: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(super) fn is_of(&self, channel: &Arc<Channel>) -> bool {
+        Weak::as_ptr(&self.log) == Arc::as_ptr(channel)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.state.lock().open
+    }
+
+    pub(super) fn has(&self, seq: u64) -> bool {
+        let state = self.state.lock();
+        state.open && state.seen >= seq
+    }
+
+    /// Fills the log from the stream, if it is not open; whether [`Feed::fill`] is to be run after it. The subscription
+    /// must be there already: whatever is stored after this has looked comes by it.
+    ///
+    /// # Errors
+    /// [`BusError`] when the stream does not answer.
+    ///
+    /// # Cancel safety
+    /// A cancelled opening has changed nothing.
+    pub(super) async fn open(&self, stream: &Stream, counts: &Counts) -> Result<bool, BusError> {
+        let _one = self.opening.lock().await;
+        if self.is_open() {
+            return Ok(false);
+        }
+        let epoch = stream.epoch();
+        let last = stream.last(&self.place.subject).await?;
+        let mut history: Vec<Stored> = Vec::new();
+        let mut leader = false;
+        while let Some(last) = last
+            && history.last().map_or(0, |stored| stored.seq) < last
+        {
+            let after = history.last().map_or(0, |stored| stored.seq);
+            let mut more = stream.after(&self.place.subject, after, leader).await?;
+            if more.is_empty() && leader {
+                // It was there a moment ago, and its time was over.
+                break;
+            }
+            leader = more.is_empty();
+            history.append(&mut more);
+        }
+        let first = stream.first().await?;
+        let floor = match history.first() {
+            Some(oldest) if stream.is_full(history.len()) => oldest.seq - 1,
+            Some(oldest) => (oldest.seq - 1).min(first - 1),
+            None => first - 1,
+        };
+        let seen = history.last().map_or(floor, |newest| newest.seq).max(last.unwrap_or(0));
+        let Some(log) = self.log.upgrade() else { return Ok(false) };
+        let read = self.read(epoch, &history, counts);
+        let filling = {
+            let mut state = self.state.lock();
+            restart(&log, Position { epoch, seq: floor }, &read);
+            let wanted = state.wanted.max(seen);
+            *state = State { open: true, epoch, seen, clear: seen, wanted, filling: wanted > seen };
+            state.filling
+        };
+        log.ring();
+        self.moved.notify_waiters();
+        Ok(filling)
+    }
+
+    /// The log is to be opened again: the stream has begun anew.
+    pub(super) fn shut(&self) {
+        let mut state = self.state.lock();
+        state.open = false;
+        state.wanted = 0;
+    }
+
+    /// A message that came back, with the sequence that the stream had before it on this subject.
+    pub(super) fn take(&self, stored: &Stored, before: u64, counts: &Counts) -> Taken {
+        let Some(log) = self.log.upgrade() else { return Taken::Yes };
+        {
+            let mut state = self.state.lock();
+            if !state.open {
+                state.wanted = state.wanted.max(stored.seq);
+                return Taken::Yes;
+            }
+            if stored.seq <= state.seen {
+                return Taken::Stale;
+            }
+            state.wanted = state.wanted.max(stored.seq);
+            if state.filling {
+                return Taken::Yes;
+            }
+            let publication = (before <= state.seen).then(|| self.read_one(state.epoch, stored, counts));
+            match publication {
+                Some(Ok(publication)) => {
+                    if let Some(publication) = publication {
+                        log.append(now(), &publication, || stored.seq);
+                    }
+                    state.seen = stored.seq;
+                    state.clear = stored.seq;
+                }
+                // Something is missing, or the message does not tell all of itself: the stream will.
+                Some(Err(_)) | None => {
+                    state.filling = true;
+                    return Taken::Hole;
+                }
+            }
+        }
+        log.ring();
+        self.moved.notify_waiters();
+        Taken::Yes
+    }
+
+    /// Something up to that sequence is stored. Whether [`Feed::fill`] is to be run for it.
+    pub(super) fn want(&self, seq: u64) -> bool {
+        let mut state = self.state.lock();
+        state.wanted = state.wanted.max(seq);
+        let fill = state.open && !state.filling && state.wanted > state.seen;
+        state.filling |= fill;
+        fill
+    }
+
+    /// The stream had no message of this channel after the log's newest when it was at `seq`.
+    pub(super) fn clear_up_to(&self, seq: u64, epoch: Epoch) {
+        let mut state = self.state.lock();
+        if state.open && state.epoch == epoch && !state.filling {
+            state.clear = state.clear.max(seq);
+        }
+    }
+
+    /// Waits until the log has that sequence; fetches it if it does not come by itself in time.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by cancelling it.
+    pub(super) async fn reach(self: &Arc<Self>, inner: &Arc<Inner>, seq: u64) {
+        loop {
+            let moved = self.moved.notified();
+            if self.has(seq) {
+                return;
+            }
+            if timeout(OVERDUE, moved).await.is_err() && self.want(seq) {
+                inner.counts.tails.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                inner.fill(self);
+            }
+        }
+    }
+
+    /// Fetches from the stream what is missing, in order. To be run by whoever has set `filling`.
+    pub(super) async fn fill(&self, stream: &Stream, counts: &Counts) {
+        let mut pause = RETRY_MIN;
+        let mut leader = false;
+        let mut first = true;
+        while let Some((epoch, seen, clear)) = self.missing() {
+            match self.fill_once(stream, counts, (epoch, seen, clear), leader, first).await {
+                Ok(progress) => {
+                    pause = RETRY_MIN;
+                    if !progress && leader {
+                        // The leader has no more: what was announced is gone, or has never been.
+                        self.give_up(epoch, seen);
+                    }
+                    leader = !progress;
+                    first = first && !progress;
+                }
+                Err(error) => {
+                    debug!(channel = %self.name, %error, "a hole can't be filled yet");
+                    sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// Where to go on; `None`, and nobody fills any longer, if the log has all or is not needed.
+    fn missing(&self) -> Option<(Epoch, u64, u64)> {
+        let mut state = self.state.lock();
+        let done = !state.open || state.seen >= state.wanted || self.log.strong_count() == 0;
+        if done {
+            state.filling = false;
+            return None;
+        }
+        Some((state.epoch, state.seen, state.clear))
+    }
+
+    async fn fill_once(
+        &self,
+        stream: &Stream,
+        counts: &Counts,
+        (epoch, seen, clear): (Epoch, u64, u64),
+        leader: bool,
+        first: bool,
+    ) -> Result<bool, BusError> {
+        let fetched = stream.after(&self.place.subject, seen, leader).await?;
+        let Some(oldest) = fetched.first() else { return Ok(false) };
+        // Only before the first can something be missing: later ones follow from one another.
+        let dropped = first && stream.may_have_dropped(&self.place.subject, seen, clear).await?;
+        let Some(log) = self.log.upgrade() else { return Ok(true) };
+        let read = self.read(epoch, &fetched, counts);
+        {
+            let mut state = self.state.lock();
+            if !state.open || state.epoch != epoch || state.seen != seen {
+                return Ok(true);
+            }
+            if dropped {
+                warn!(channel = %self.name, after = seen, "the stream no longer has what this node has missed");
+                counts.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                restart(&log, Position { epoch, seq: oldest.seq - 1 }, &read);
+            } else {
+                for (publication, seq, _) in &read {
+                    log.append(now(), publication, || *seq);
+                }
+            }
+            let newest = fetched.last().map_or(seen, |newest| newest.seq);
+            (state.seen, state.clear) = (newest, newest);
+        }
+        counts.filled.fetch_add(fetched.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        log.ring();
+        self.moved.notify_waiters();
+        Ok(true)
+    }
+
+    fn give_up(&self, epoch: Epoch, seen: u64) {
+        let mut state = self.state.lock();
+        if state.epoch == epoch && state.seen == seen {
+            state.wanted = seen;
+        }
+    }
+
+    fn read(&self, epoch: Epoch, stored: &[Stored], counts: &Counts) -> Vec<(Publication, u64, Instant)> {
+        let now = now();
+        let one = |stored: &Stored| {
+            let publication = self.read_one(epoch, stored, counts).ok().flatten()?;
+            // A machine that is younger than the message counts it as new.
+            let appended = now.checked_sub(message::age(stored)).unwrap_or(now);
+            Some((publication, stored.seq, appended))
+        };
+        stored.iter().filter_map(one).collect()
+    }
+
+    /// `None` for what is no message of a channel, on any node.
+    fn read_one(
+        &self,
+        epoch: Epoch,
+        stored: &Stored,
+        counts: &Counts,
+    ) -> Result<Option<Publication>, Unreadable> {
+        match message::decode(&self.name, epoch, stored) {
+            Ok(publication) => Ok(Some(publication)),
+            Err(error @ Unreadable::Body(_)) => {
+                counts.unreadable.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                warn!(channel = %self.name, seq = stored.seq, "a message on NATS is passed over: {error}");
+                Ok(None)
+            }
+            Err(error @ Unreadable::Time) => Err(error),
+        }
+    }
+}
+
+fn restart(log: &Channel, floor: Position, history: &[(Publication, u64, Instant)]) {
+    log.restart(
+        floor,
+        history.iter().map(|(publication, seq, appended)| (publication, *seq, *appended)),
+        now(),
+    );
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
