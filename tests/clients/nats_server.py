@@ -200,11 +200,15 @@ def start_nats(tmp_path_factory) -> Iterator[Callable[..., NatsServer]]:
 
 @pytest.fixture
 def start_nats_cluster(tmp_path_factory) -> Iterator[Callable[..., list[NatsServer]]]:
-    """Three that know each other; `config` gets the ports of the routes between them, and is asked once for each."""
+    """Three that know each other; `config` is asked for each, by its number, and like `environment` gets the ports of the routes
+    between them."""
     started: list[NatsServer] = []
 
-    def start(config: Callable[[int, list[int]], str], **options) -> list[NatsServer]:
+    def start(
+        config: Callable[[int, list[int]], str], environment: Callable[[list[int]], dict[str, str]], **options
+    ) -> list[NatsServer]:
         routes = free_ports(3)
+        options["environment"] = environment(routes)
         for number in (1, 2, 3):
             folder, flags = tmp_path_factory.mktemp(f"nats-{number}"), ["--name", f"nats-{number}"]
             started.append(NatsServer(folder, config(number, routes), wait=False, flags=flags, **options))
