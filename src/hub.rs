@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tokio::time::timeout;
 
-use crate::bus::{Accepted, Bus, BusError, Logs};
+use crate::bus::{Accepted, Bus, BusError, Logs, Report};
 use crate::channel::{Channel, ChannelName, Page, Position, Publication, Resume, Retention};
 use crate::close::{Fault, Kind};
 use crate::config::{Channels, Limits, Namespace};
@@ -105,6 +105,11 @@ impl Hub {
     /// What stands in the way of publishing, if anything does.
     pub fn trouble(&self) -> Option<String> {
         self.bus.trouble()
+    }
+
+    /// What the bus has seen.
+    pub fn bus_report(&self) -> Report {
+        self.bus.report()
     }
 
     /// Trims every log and drops the channels that nobody needs. To be called every few seconds.

@@ -61,7 +61,7 @@ const CRATES: &str = "
     tokio::net        | admin bus commands server transport | no sockets in the core
     tokio::io         | admin bus commands server transport | no streams in the core
     tokio::fs         | auth commands config main server    | no files in the core
-    std::fs           | auth commands config main metrics server | no files in the core; metrics reads /proc
+    std::fs           | auth bus commands config main metrics server | no files in the core; metrics reads /proc, the bus its keys
 ";
 
 /// The rows of such a table.

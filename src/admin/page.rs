@@ -52,11 +52,15 @@ impl Pages {
 
     fn ready(&self) -> Response<Full<Bytes>> {
         let phase = self.state.readiness.phase();
-        let status = match phase {
-            Phase::Ready => StatusCode::OK,
-            Phase::Starting | Phase::Draining => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        response(status, TEXT, phase.as_str())
+        match (phase, self.state.hub.trouble()) {
+            (Phase::Ready, None) => response(StatusCode::OK, TEXT, phase.as_str()),
+            (Phase::Ready, Some(trouble)) => {
+                response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("bus: {trouble}"))
+            }
+            (Phase::Starting | Phase::Draining, _) => {
+                response(StatusCode::SERVICE_UNAVAILABLE, TEXT, phase.as_str())
+            }
+        }
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
@@ -64,7 +68,15 @@ impl Pages {
         let state = Arc::clone(&self.state);
         let rendered = tokio::task::spawn_blocking(move || {
             let (channels, log_bytes) = state.hub.usage();
-            state.metrics.render(Gauges { channels, log_bytes, draining: state.readiness.is_draining() })
+            let report = state.hub.bus_report();
+            state.metrics.render(&Gauges {
+                channels,
+                log_bytes,
+                draining: state.readiness.is_draining(),
+                bus_up: state.hub.trouble().is_none(),
+                subscriptions: report.subscriptions,
+                bus_events: report.events,
+            })
         });
         match rendered.await {
             Ok(page) => response(StatusCode::OK, metrics::CONTENT_TYPE, page),

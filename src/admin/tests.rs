@@ -95,7 +95,7 @@ async fn probes_follow_the_phases() {
 async fn metrics_tell_of_the_node() {
     let server = Server::start().await;
     let guard = server.state.metrics.connection(Transport::Sse);
-    server.state.hub.channel(&"chat:lobby".parse().unwrap()).unwrap();
+    server.state.hub.open(&"chat:lobby".parse().unwrap()).await.unwrap();
     server.state.readiness.set_draining();
     let page = server.request("GET", "/metrics").await;
     assert!(

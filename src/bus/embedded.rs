@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{self, BoxFuture};
 use parking_lot::Mutex;
 
-use super::{Accepted, Bus, BusError, IDEMPOTENCY_WINDOW, Logs};
+use super::{Accepted, Bus, BusError, IDEMPOTENCY_WINDOW, Logs, Report};
 use crate::channel::{Channel, ChannelName, Epoch, Position, Publication};
 
 /// Positions from one counter, as a stream's sequence: rising in every channel, with gaps.
@@ -121,6 +121,10 @@ impl Bus for EmbeddedBus {
 
     fn trouble(&self) -> Option<String> {
         None
+    }
+
+    fn report(&self) -> Report {
+        Report::default()
     }
 }
 

@@ -116,6 +116,20 @@ pub trait Bus: Send + Sync + 'static {
 
     /// What stands in the way of publishing, if anything does.
     fn trouble(&self) -> Option<String>;
+
+    /// What it has seen since it was made.
+    fn report(&self) -> Report;
+}
+
+/// What a bus has seen, for operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Channels that it keeps logs of this node up to date of.
+    pub channels: usize,
+    /// Subscriptions that it has for them.
+    pub subscriptions: usize,
+    /// How often what has happened, by name.
+    pub events: Vec<(&'static str, u64)>,
 }
 
 /// How long a message id is remembered.

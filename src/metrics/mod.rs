@@ -85,7 +85,7 @@ impl Stage {
 }
 
 /// What nobody counts but what a scrape asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Gauges {
     /// Channels on this node.
     pub channels: usize,
@@ -93,6 +93,12 @@ pub struct Gauges {
     pub log_bytes: usize,
     /// Whether this node is on its way out.
     pub draining: bool,
+    /// Whether the bus takes publications.
+    pub bus_up: bool,
+    /// Subscriptions that the bus has for this node's channels.
+    pub subscriptions: usize,
+    /// What has happened on the bus since the start, by name.
+    pub bus_events: Vec<(&'static str, u64)>,
 }
 
 /// All counts of this process.
@@ -117,6 +123,9 @@ pub struct Metrics {
     channels: Gauge,
     log_bytes: Gauge,
     draining: Gauge,
+    bus_up: Gauge,
+    subscriptions: Gauge,
+    bus_events: Family<Labels<1>, Counter>,
 }
 
 const KINDS: usize = Kind::ALL.len();
@@ -192,6 +201,13 @@ impl Metrics {
             channels: single(to, "channels", "Channels on this node"),
             log_bytes: Gauge::default(),
             draining: single(to, "draining", "1 while this node is on its way out"),
+            bus_up: single(to, "bus_up", "1 while the bus takes publications"),
+            subscriptions: single(
+                to,
+                "bus_subscriptions",
+                "Subscriptions on the bus for channels of this node",
+            ),
+            bus_events: single(to, "bus_events", "What has happened between this node and the bus"),
             registry,
         };
         metrics.with_units()
@@ -261,10 +277,16 @@ impl Metrics {
     ///
     /// # Panics
     /// Never: writing to a `String` does not fail.
-    pub fn render(&self, gauges: Gauges) -> String {
+    pub fn render(&self, gauges: &Gauges) -> String {
         self.channels.set(i64::try_from(gauges.channels).unwrap_or(i64::MAX));
         self.log_bytes.set(i64::try_from(gauges.log_bytes).unwrap_or(i64::MAX));
         self.draining.set(i64::from(gauges.draining));
+        self.bus_up.set(i64::from(gauges.bus_up));
+        self.subscriptions.set(i64::try_from(gauges.subscriptions).unwrap_or(i64::MAX));
+        for &(event, count) in &gauges.bus_events {
+            let counter = self.bus_events.get_or_create(&[label("event", event)]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         let mut page = String::with_capacity(16 * 1024);
         text::encode(&mut page, &self.registry).expect("a String takes whatever is written");
         page

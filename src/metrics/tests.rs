@@ -2,10 +2,13 @@
 
 use super::*;
 
-const IDLE: Gauges = Gauges { channels: 0, log_bytes: 0, draining: false };
-
 fn lines(metrics: &Metrics, starts: &str) -> Vec<String> {
-    metrics.render(IDLE).lines().filter(|line| line.starts_with(starts)).map(str::to_owned).collect()
+    metrics
+        .render(&Gauges::default())
+        .lines()
+        .filter(|line| line.starts_with(starts))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -18,7 +21,7 @@ fn indices_are_the_numbers_of_the_variants() {
 
 #[test]
 fn every_series_is_there_from_the_start() {
-    let page = Metrics::new().render(IDLE);
+    let page = Metrics::new().render(&Gauges::default());
     for line in [
         "# TYPE websocket_connections_active gauge",
         "websocket_connections_active 0",
@@ -57,7 +60,7 @@ fn every_series_is_there_from_the_start() {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_process_has_its_standard_names() {
-    let page = Metrics::new().render(IDLE);
+    let page = Metrics::new().render(&Gauges::default());
     for name in [
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
@@ -110,7 +113,7 @@ fn each_event_has_its_own_series() {
     metrics.handshake(Stage::WebSocket, true);
     metrics.published(true);
     metrics.delivered(Duration::from_micros(1500));
-    let page = metrics.render(Gauges { channels: 7, log_bytes: 4096, draining: true });
+    let page = metrics.render(&Gauges { channels: 7, log_bytes: 4096, draining: true, ..Gauges::default() });
     let counted: Vec<_> = page
         .lines()
         .filter(|line| line.starts_with("tidegate_") || line.starts_with("websocket_"))
@@ -153,7 +156,7 @@ fn a_client_cannot_make_series() {
     assert_eq!(lines(&metrics, "tidegate_closed_total").len(), before + 16 + 6 + 1);
     assert!(
         metrics
-            .render(IDLE)
+            .render(&Gauges::default())
             .contains("tidegate_closed_total{transport=\"websocket\",code=\"1001\",reason=\"peer\"} 1\n")
     );
 }

@@ -36,7 +36,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{Accepted, Bus, BusError, Logs};
+use super::{Accepted, Bus, BusError, Logs, Report};
 use crate::channel::{Channel, ChannelName, Position, Publication};
 use crate::config::Config;
 use feed::{Feed, Taken};
@@ -140,14 +140,38 @@ struct Inner {
 /// What has happened since the start.
 #[derive(Debug, Default)]
 struct Counts {
+    /// Publications that a stream acknowledged.
     published: AtomicU64,
+    /// Attempts to publish that were not acknowledged.
     retried: AtomicU64,
+    /// Messages that came back without the one before them.
     holes: AtomicU64,
+    /// Messages that did not come back and were found to be missing by other means.
     tails: AtomicU64,
+    /// Messages that were fetched for holes and tails.
     filled: AtomicU64,
+    /// Holes that the streams could not fill.
     lost: AtomicU64,
+    /// Comparisons of a channel with its stream.
     audited: AtomicU64,
+    /// Messages that are none of a channel.
     unreadable: AtomicU64,
+}
+
+impl Counts {
+    fn events(&self) -> Vec<(&'static str, u64)> {
+        let all = [
+            ("published", &self.published),
+            ("retried", &self.retried),
+            ("hole", &self.holes),
+            ("lost_tail", &self.tails),
+            ("fetched", &self.filled),
+            ("lost", &self.lost),
+            ("compared", &self.audited),
+            ("unreadable", &self.unreadable),
+        ];
+        all.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed))).collect()
+    }
 }
 
 impl NatsBus {
@@ -308,6 +332,11 @@ impl Bus for NatsBus {
 
     fn trouble(&self) -> Option<String> {
         self.inner.health.trouble()
+    }
+
+    fn report(&self) -> Report {
+        let (channels, subscriptions) = self.interest.len();
+        Report { channels, subscriptions, events: self.inner.counts.events() }
     }
 }
 

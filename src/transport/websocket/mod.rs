@@ -3,6 +3,7 @@
 
 mod clock;
 mod echo;
+mod end;
 mod extensions;
 mod frames;
 pub mod guard;

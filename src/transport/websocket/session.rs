@@ -13,6 +13,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::clock::Clock;
+use super::end::End;
 use super::frames::Inbound;
 use super::handshake::Upgrade;
 use super::wire::{Loss, Wire};
@@ -30,42 +31,6 @@ use crate::transport::{Caller, DrainWatch, Edge, Event, Subscriptions};
 const BATCH_BYTES: usize = 16 * 1024;
 /// Violations in a row after which a connection is closed.
 const VIOLATIONS_MAX: u8 = 10;
-
-/// Why a connection ends.
-enum End {
-    /// We end it, for that reason.
-    Fault(Box<Fault>),
-    /// The client has sent a close.
-    Closed(Option<u16>),
-    /// The client broke RFC 6455.
-    Violation(super::guard::Fault),
-    /// The client is gone.
-    Lost,
-    /// The client has not read for `limits.write_timeout`.
-    Stuck,
-    /// The client does not answer any more.
-    Dead,
-}
-
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(Box::new(fault))
-    }
-}
-
-impl End {
-    /// A word of ours for the log and the metrics: nothing that the client has sent is in it.
-    const fn reason(&self) -> &'static str {
-        match self {
-            Self::Fault(fault) => fault.kind.reason(),
-            Self::Closed(_) => "client",
-            Self::Violation(_) => "protocol_error",
-            Self::Lost => "lost",
-            Self::Stuck => "write_timeout",
-            Self::Dead => "dead_peer",
-        }
-    }
-}
 
 /// What a read found and is not written yet: a message to compress, and what came behind one.
 enum Later {
