@@ -8,12 +8,13 @@ import stat
 import subprocess
 
 import httpx
+import nats
 import pytest
 import yaml
 
 from edge import REPOSITORY, find_binary
 from nats_server import DEPLOYED, PASSWORDS, deployed, exchange
-from nats_server import nats_version, node, start_nats_cluster  # noqa: F401 (fixtures)
+from nats_server import nats_version, node, start_nats, start_nats_cluster  # noqa: F401 (fixtures)
 from proxies import haproxy
 from transports import TRANSPORTS, publish, subscribe, websocket
 from wire import check_chain
@@ -100,6 +101,39 @@ async def until_taken(socket, room: str, data) -> None:
         assert answer.payload["reason"] == "overloaded", answer.raw
         await asyncio.sleep(answer.payload["retry_after_ms"] / 1000)
     raise AssertionError("never taken")
+
+
+async def test_a_stream_is_changed_first_and_the_edges_after_it(start_nats, node):
+    """As docs/nats.md says, by `admin`: more is taken as it is, what would not do ends the start and is named."""
+    server = start_nats(**deployed())
+    edge = node(server)
+    async with websocket(edge, edge.token()) as socket:
+        await socket.join("orders:1")
+        ack = await socket.publish("orders:1", "before")
+    admin = await nats.connect(server.url, user="admin", password=PASSWORDS["NATS_ADMIN_PASSWORD"])
+    jetstream = admin.jetstream()
+    config = (await jetstream.stream_info("TIDEGATE")).config
+
+    # Two namespaces take what backends publish; the stream does not yet.
+    with pytest.raises(AssertionError, match=r'(?s)subjects is .*must be .*"shop.stock.\*"'):
+        node(server, channels__stock={"subject": "shop.stock.*"})
+    longer, most = config.max_age + 3600, config.max_msgs_per_subject * 2
+    await jetstream.update_stream(config.evolve(
+        subjects=[*config.subjects, "shop.stock.*"], max_age=longer, max_msgs_per_subject=most
+    ))  # fmt: skip
+    other = node(server, channels__stock={"subject": "shop.stock.*"})
+    await jetstream.publish("shop.stock.7", b"3")
+    async with subscribe(other, "ws", other.token(), "stock:7,orders:1", history=10) as socket:
+        assert sorted(str(message.data) for message in await socket.messages(2)) == ["3", "before"]
+    # The one that was there all the time goes on.
+    async with websocket(edge, edge.token()) as socket:
+        answer = await socket.join("orders:1", recover={"epoch": ack.payload["epoch"], "seq": ack.payload["seq"] - 1})
+        assert answer.payload["recovered"] is True
+        assert (await socket.expect("message")).data == "before"
+
+    with pytest.raises(AssertionError, match="the number of replicas is 1 and must be 3"):
+        node(server, bus={"replicas": 3, "user": "edge", "password": PASSWORDS["NATS_EDGE_PASSWORD"]})
+    await admin.close()
 
 
 # ---- docker-compose.yml, read ----

@@ -3,10 +3,12 @@ works, and nothing beyond them does."""
 
 import asyncio
 import re
+import shutil
 import subprocess
 import threading
 import time
 
+import httpx
 import nats
 import pytest
 from nats.errors import Error
@@ -53,12 +55,41 @@ async def test_a_node_needs_no_more_than_the_permissions_that_are_written_down(s
         await socket.join(room)
         server.kill()
         await asyncio.to_thread(server.start)
-        await eventually(lambda: here.admin("/readyz").status_code == 200)
+        await eventually(lambda: ready(here))
+        await eventually(lambda: ready(there))
         await publish(there, there.token("bob"), room, "after")
         assert (await socket.until("message", timeout=10)).data == "after"
         # Time for what a node does every few seconds.
         await asyncio.sleep(5)
     assert not server.refused(), server.refused()
+
+
+async def test_a_stream_that_was_restored_from_a_backup_is_marked(start_nats, nats_version, node, tmp_path):
+    """What was acknowledged after the backup is gone, and its positions will be given again: an edge writes a new epoch into
+    the stream's description, and nobody is left to believe the old one."""
+    server = start_nats(version=nats_version, **deployed())
+    edge = node(server)
+    async with websocket(edge, edge.token()) as socket:
+        joined = await socket.join("chat:lobby")
+        await socket.publish("chat:lobby", "before")
+        server.stop()
+        shutil.copytree(server.folder / "store", tmp_path / "backup")
+        await asyncio.to_thread(server.start)
+        await eventually(lambda: ready(edge))
+        await socket.publish("chat:lobby", "after")
+        assert [message.data for message in await socket.messages(2)] == ["before", "after"]
+        server.stop()
+        shutil.rmtree(server.folder / "store")
+        shutil.copytree(tmp_path / "backup", server.folder / "store")
+        await asyncio.to_thread(server.start)
+        gap = await socket.until("gap", timeout=20)
+        assert gap.payload["reason"] == "epoch_changed"
+        assert gap.payload["epoch"] != joined.payload["epoch"]
+    assert not server.refused(), server.refused()
+
+
+def ready(edge) -> bool:
+    return httpx.get(f"http://{edge.admin_address}/readyz", trust_env=False).status_code == 200
 
 
 @pytest.mark.parametrize(
