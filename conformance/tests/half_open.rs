@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use conformance::edge::{Edge, Settings};
+use conformance::room::Room;
 use conformance::wire::websocket::{self, FIN, opcode};
 use conformance::wire::{Connection, Dial, Request, Stream, Target, WebSocket};
 use serde_json::json;
@@ -23,7 +24,7 @@ const DEAD: Duration = Duration::from_secs(4);
 /// What a busy machine and a coarse clock may add.
 const GRACE: Duration = Duration::from_secs(4);
 /// Of each kind.
-const EACH: usize = 20;
+const EACH: u8 = 20;
 
 fn settings() -> Settings {
     Settings::open()
@@ -321,13 +322,79 @@ async fn a_closed_sending_side_holds_nothing() {
                 problems.push(format!("{kind}: held, although its client has closed"));
             }
             // Who closes its sending side behind a request may have gone, or wait: an answer is welcome, not owed.
-            answered += usize::from(kind == "a request" && answer.starts_with(b"HTTP/1.1 200 "));
+            answered += u8::from(kind == "a request" && answer.starts_with(b"HTTP/1.1 200 "));
         }
         problems.sort();
         problems.dedup();
         println!("{answered} of {EACH} requests with a closed sending side were answered");
         assert!(problems.is_empty(), "tls={}: {problems:#?}", settings.is_tls());
         assert_all_gone(&edge, before).await;
+        assert!(edge.panics().is_empty(), "{:?}", edge.panics());
+    }
+}
+
+/// A request that waits, with what its client has pipelined behind it (RFC 9112 §9.3.2).
+async fn pipelined_cases(target: &Target) -> Vec<Vec<u8>> {
+    let token = target.tokens.user("pipelining");
+    let bytes = |request: Request| request.bearer(&token).to_bytes(&target.authority());
+    let first = Request::get("/v1/poll?channels=half:1").bearer(&token);
+    let answer = Connection::open(target).await.unwrap().exchange(&first).await.unwrap().json().unwrap();
+    let poll = format!("/v1/poll?channels=half:1&wait=60&cursor={}", answer["cursor"].as_str().unwrap());
+    let (poll, stream) = (bytes(Request::get(poll)), bytes(Request::get("/v1/sse?channels=half:1")));
+    let whole = bytes(Request::get("/v1/channels/half:1/messages"));
+    // More than a server reads ahead.
+    let many = whole.repeat(40_000 / whole.len());
+    let noise = [0, 1, 0xff, b'\n', 7];
+    vec![
+        [&poll[..], &whole].concat(),
+        [&poll[..], &many].concat(),
+        [&poll[..], &whole[..30]].concat(),
+        [&poll[..], &noise].concat(),
+        [&poll[..], &poll].concat(),
+        [&stream[..], &whole].concat(),
+        [&stream[..], &many].concat(),
+        [&stream[..], &noise].concat(),
+    ]
+}
+
+/// Bytes that the server does not read yet stand before the client's end. It sees it all the same, long before the
+/// poll's 60 s are over or the stream's second comment fails after 30.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_away_behind_pipelined_bytes_is_let_go() {
+    for settings in [settings(), settings().over_tls()] {
+        let room = Room::alone(&settings, 0).await.unwrap();
+        let edge = &room.edge;
+        let before = edge.own_process().descriptors().unwrap();
+        let cases = pipelined_cases(&edge.target).await;
+        let mut held = Vec::new();
+        for bytes in &cases {
+            for mut stream in streams(&edge.target).await {
+                stream.write_all(bytes).await.unwrap();
+                stream.flush().await.unwrap();
+                held.push(stream);
+            }
+        }
+        // While its client is there, each waits.
+        sleep(LIMIT + IDLE).await;
+        for (transport, kinds) in [("poll", 5_u8), ("sse", 3)] {
+            let metric = format!("tidegate_connections_active{{transport=\"{transport}\"}}");
+            let (now, all) = (room.metric(&metric).await.unwrap(), f64::from(kinds) * f64::from(EACH));
+            assert!((now - all).abs() < 0.5, "{transport}: {now} of {all} are served");
+        }
+        let mut half_closed = Vec::new();
+        for (index, mut stream) in held.into_iter().enumerate() {
+            match index % 3 {
+                0 => drop(stream),
+                1 => stream.reset(),
+                _ => {
+                    stream.shutdown().await.unwrap();
+                    half_closed.push(stream);
+                }
+            }
+        }
+        let begun = Instant::now();
+        assert_all_gone(edge, before).await;
+        println!("tls={}: gone after {:?}", settings.is_tls(), begun.elapsed());
         assert!(edge.panics().is_empty(), "{:?}", edge.panics());
     }
 }

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "in a check a failed unwrap is the report")]
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use conformance::edge::{Edge, Settings};
@@ -13,9 +15,9 @@ use conformance::ledger::{Entry, Ledger};
 use conformance::load::Histogram;
 use conformance::wire::{Dial, Target, WebSocket, WireError};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 const BUSY: &str = "busy:1";
 const STUCK: usize = 36;
@@ -24,13 +26,33 @@ const QUEUE_BYTES: u64 = 262_144;
 const RATE: u32 = 100;
 const DATA_BYTES: usize = 16_384;
 const SECONDS: u32 = 12;
+/// How many messages a healthy reader may be behind the publisher, but for one reading in a hundred. Counted and not
+/// timed: where there is little CPU to be had, all are late together.
+const BEHIND: u64 = 20;
+/// What a check may take on a machine that is busy otherwise. Only who waits in vain waits for so long.
+const MOST: Duration = Duration::from_mins(3);
+/// Messages that a pausing reader reads at least before it pauses again: more than its receive buffer holds.
+const PROGRESS: usize = 8;
 /// What everything else that happens meanwhile may cost, the one log included, in bytes.
 const REST: u64 = 12 << 20;
 
+/// What publisher and readers have in common.
+struct Stage {
+    target: Target,
+    begun: Instant,
+    /// A permit for each reader that has joined.
+    joined: Semaphore,
+    /// The last message that was acknowledged.
+    published: AtomicU64,
+}
+
 /// One reader's end.
+#[derive(Default)]
 struct Read {
     ledger: Ledger,
     latencies: Histogram,
+    /// How many messages it was behind the publisher, at each that it got.
+    behind: Vec<u64>,
     /// Why it ended before it had everything, if it did.
     ended: Option<WireError>,
 }
@@ -53,104 +75,153 @@ fn subscription(target: &Target, user: &str, receive_buffer: Option<u32>) -> Sub
     }
 }
 
-async fn publish(target: Target, begin: Instant, total: u64) -> Vec<Entry> {
-    let token = target.tokens.server("busy");
-    let mut socket = WebSocket::open(&target, Dial::default(), "/v1/ws", &token).await.unwrap();
-    let pad = "x".repeat(DATA_BYTES);
-    let mut log = Vec::new();
-    for n in 1..=total {
-        sleep_until(begin + Duration::from_secs(1) * u32::try_from(n).unwrap() / RATE).await;
-        let due = u64::try_from((Instant::now() - begin).as_micros()).unwrap();
-        let data = json!({"n": n, "due": due, "pad": pad});
-        socket.send(&envelope::message(BUSY, &format!("busy-{n}"), &data).to_string()).await.unwrap();
-        loop {
-            match envelope::read(&socket.text().await.unwrap()).unwrap() {
-                Said::Ack(ack) => break log.push(Entry { n, seq: ack.position.seq }),
-                Said::Error(error) => panic!("{error:?}"),
-                _ => {}
-            }
-        }
+impl Stage {
+    fn on(edge: &Edge) -> Arc<Self> {
+        let (joined, published) = (Semaphore::new(0), AtomicU64::new(0));
+        Arc::new(Self { target: edge.target.clone(), begun: Instant::now(), joined, published })
     }
-    log
+
+    /// Until so many readers have joined.
+    async fn has_joined(&self, readers: usize) {
+        let readers = u32::try_from(readers).unwrap();
+        let all = timeout(MOST, self.joined.acquire_many(readers)).await;
+        all.expect("all readers join").unwrap().forget();
+    }
+
+    /// At the rate, or more slowly where the machine can't keep up: what is late is not made up for.
+    async fn publish(&self, total: u64) -> Vec<Entry> {
+        let token = self.target.tokens.server("busy");
+        let mut socket = WebSocket::open(&self.target, Dial::default(), "/v1/ws", &token).await.unwrap();
+        let pad = "x".repeat(DATA_BYTES);
+        let mut log = Vec::new();
+        let mut pace = interval(Duration::from_secs(1) / RATE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for n in 1..=total {
+            pace.tick().await;
+            let sent = u64::try_from(self.begun.elapsed().as_micros()).unwrap();
+            let data = json!({"n": n, "sent": sent, "pad": pad});
+            socket.send(&envelope::message(BUSY, &format!("busy-{n}"), &data).to_string()).await.unwrap();
+            loop {
+                match envelope::read(&socket.text().await.unwrap()).unwrap() {
+                    Said::Ack(ack) => break log.push(Entry { n, seq: ack.position.seq }),
+                    Said::Error(error) => panic!("{error:?}"),
+                    _ => {}
+                }
+            }
+            self.published.store(n, Ordering::Relaxed);
+        }
+        log
+    }
 }
 
-/// Reads until it has seen the last message, is ended, or `end` has come.
-async fn read(
-    feed: &mut Feed,
-    read: &mut Read,
-    begin: Instant,
-    total: u64,
-    end: Instant,
-) -> Result<(), WireError> {
-    let mut envelopes = VecDeque::new();
-    loop {
-        timeout_at(end, feed.next(&mut envelopes)).await.map_err(|_| WireError::Timeout)??;
-        while let Some(text) = envelopes.pop_front() {
-            match envelope::read(&text)? {
-                Said::Joined(joined) => {
-                    read.ledger.join(joined.position, joined.recovered).map_err(WireError::Protocol)?;
-                }
-                Said::Gap(gap) => read.ledger.gap(gap.first.seq),
-                Said::Message(message) => {
-                    let data: Value = serde_json::from_str(message.data.get()).unwrap();
-                    let (n, due) = (data["n"].as_u64().unwrap(), data["due"].as_u64().unwrap());
-                    let now = Instant::now() - begin;
-                    read.latencies.record(now.saturating_sub(Duration::from_micros(due)));
-                    let entry = Entry { n, seq: message.seq };
-                    read.ledger.message(&message.epoch, message.prev, entry).map_err(WireError::Protocol)?;
-                    if n == total {
-                        return Ok(());
+impl Read {
+    /// Opens a feed and reads until it's joined, which is answered before anything is published.
+    async fn join(&mut self, stage: &Stage, subscription: &Subscription, transport: Transport) -> Feed {
+        let joined = async {
+            let mut feed = Feed::open(subscription, transport, &Start::Fresh).await?;
+            let mut envelopes = VecDeque::new();
+            while self.ledger.joined_at().is_none() {
+                feed.next(&mut envelopes).await?;
+                for text in envelopes.drain(..) {
+                    if let Said::Joined(joined) = envelope::read(&text)? {
+                        self.ledger.join(joined.position, joined.recovered).map_err(WireError::Protocol)?;
                     }
                 }
-                Said::Error(error) => {
-                    return Err(WireError::Closed { code: Some(error.code), reason: error.reason });
+            }
+            Ok::<_, WireError>(feed)
+        };
+        let feed = joined.await.unwrap();
+        stage.joined.add_permits(1);
+        feed
+    }
+
+    /// Reads until it has seen the last message, is ended, or `end` has come.
+    async fn on(
+        &mut self,
+        feed: &mut Feed,
+        stage: &Stage,
+        total: u64,
+        end: Instant,
+    ) -> Result<(), WireError> {
+        let mut envelopes = VecDeque::new();
+        loop {
+            timeout_at(end, feed.next(&mut envelopes)).await.map_err(|_| WireError::Timeout)??;
+            while let Some(text) = envelopes.pop_front() {
+                match envelope::read(&text)? {
+                    Said::Joined(joined) => {
+                        self.ledger.join(joined.position, joined.recovered).map_err(WireError::Protocol)?;
+                    }
+                    Said::Gap(gap) => self.ledger.gap(gap.first.seq),
+                    Said::Message(message) => {
+                        let data: Value = serde_json::from_str(message.data.get()).unwrap();
+                        let (n, sent) = (data["n"].as_u64().unwrap(), data["sent"].as_u64().unwrap());
+                        let latency = stage.begun.elapsed().saturating_sub(Duration::from_micros(sent));
+                        self.latencies.record(latency);
+                        self.behind.push(stage.published.load(Ordering::Relaxed).saturating_sub(n));
+                        let entry = Entry { n, seq: message.seq };
+                        let taken = self.ledger.message(&message.epoch, message.prev, entry);
+                        taken.map_err(WireError::Protocol)?;
+                        if n == total {
+                            return Ok(());
+                        }
+                    }
+                    Said::Error(error) => {
+                        return Err(WireError::Closed { code: Some(error.code), reason: error.reason });
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
     }
-}
-
-fn fresh() -> Read {
-    Read { ledger: Ledger::default(), latencies: Histogram::default(), ended: None }
 }
 
 /// Joins, then does not read until it's told, then reads what there is.
 async fn stuck(
+    stage: Arc<Stage>,
     subscription: Subscription,
     transport: Transport,
-    begin: Instant,
     total: u64,
     mut wake: watch::Receiver<bool>,
 ) -> Read {
-    let mut seen = fresh();
-    let mut feed = Feed::open(&subscription, transport, &Start::Fresh).await.unwrap();
-    // Until it is joined it reads; that is answered before anything is published.
-    let joined = async {
-        let mut envelopes = VecDeque::new();
-        while seen.ledger.joined_at().is_none() {
-            feed.next(&mut envelopes).await?;
-            for text in envelopes.drain(..) {
-                if let Said::Joined(joined) = envelope::read(&text)? {
-                    seen.ledger.join(joined.position, joined.recovered).map_err(WireError::Protocol)?;
-                }
-            }
-        }
-        Ok::<_, WireError>(())
-    };
-    joined.await.unwrap();
+    let mut seen = Read::default();
+    let mut feed = seen.join(&stage, &subscription, transport).await;
     wake.wait_for(|awake| *awake).await.unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
-    seen.ended = read(&mut feed, &mut seen, begin, total, end).await.err();
+    seen.ended = seen.on(&mut feed, &stage, total, Instant::now() + MOST).await.err();
     seen
 }
 
-async fn healthy(subscription: Subscription, transport: Transport, begin: Instant, total: u64) -> Read {
-    let mut seen = fresh();
-    let end = begin + Duration::from_secs(u64::from(SECONDS) + 20);
-    let mut feed = Feed::open(&subscription, transport, &Start::Fresh).await.unwrap();
-    seen.ended = read(&mut feed, &mut seen, begin, total, end).await.err();
+async fn healthy(stage: Arc<Stage>, subscription: Subscription, transport: Transport, total: u64) -> Read {
+    let mut seen = Read::default();
+    let mut feed = seen.join(&stage, &subscription, transport).await;
+    seen.ended = seen.on(&mut feed, &stage, total, Instant::now() + MOST).await.err();
     seen
+}
+
+/// Reads for a while and pauses for a while, until it has seen the last message. A poll that is cut off by its
+/// reader's pause would be over, so that it only polls.
+async fn pausing(stage: Arc<Stage>, subscription: Subscription, transport: Transport, total: u64) -> Read {
+    let mut seen = Read::default();
+    let mut feed = seen.join(&stage, &subscription, transport).await;
+    let last = Instant::now() + MOST;
+    let mut before = 0;
+    loop {
+        let until = (Instant::now() + Duration::from_millis(300)).min(last);
+        let until = if transport == Transport::Poll { last } else { until };
+        match seen.on(&mut feed, &stage, total, until).await {
+            Ok(()) => return seen,
+            Err(WireError::Timeout) if Instant::now() < last => {
+                // It has read indeed, and not been kept from it by a machine that is busy otherwise.
+                if seen.ledger.count() >= before + PROGRESS {
+                    before = seen.ledger.count();
+                    sleep(Duration::from_millis(1500)).await;
+                }
+            }
+            Err(error) => {
+                seen.ended = Some(error);
+                return seen;
+            }
+        }
+    }
 }
 
 /// The server's resident memory at its highest, until the publisher is done.
@@ -165,27 +236,25 @@ async fn highest(edge: &Edge, mut done: watch::Receiver<bool>) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cost_what_they_may_and_delay_nobody() {
     let mut edge = Edge::start(&settings()).await.unwrap();
-    let target = edge.target.clone();
+    let stage = Stage::on(&edge);
     let total = u64::from(RATE * SECONDS);
-    // Joined all, then begun.
-    let begin = Instant::now() + Duration::from_secs(3);
     let (wake, awake) = watch::channel(false);
     let (mut readers, mut stuck_ones) = (JoinSet::new(), JoinSet::new());
     for index in 0..STUCK {
         let transport = if index % 3 == 0 { Transport::Sse } else { Transport::WebSocket };
-        let subscription = subscription(&target, &format!("stuck-{index}"), Some(4096));
-        stuck_ones.spawn(stuck(subscription, transport, begin, total, awake.clone()));
+        let subscription = subscription(&stage.target, &format!("stuck-{index}"), Some(4096));
+        stuck_ones.spawn(stuck(Arc::clone(&stage), subscription, transport, total, awake.clone()));
     }
     for (index, transport) in Transport::ALL.into_iter().enumerate() {
-        let subscription = subscription(&target, &format!("healthy-{index}"), None);
-        readers.spawn(healthy(subscription, transport, begin, total));
+        let subscription = subscription(&stage.target, &format!("healthy-{index}"), None);
+        readers.spawn(healthy(Arc::clone(&stage), subscription, transport, total));
     }
-    sleep_until(begin - Duration::from_millis(500)).await;
+    stage.has_joined(STUCK + Transport::ALL.len()).await;
     let before = edge.own_process().memory().unwrap().rss_bytes;
 
     let (log, highest) = tokio::join!(
         async {
-            let log = publish(target, begin, total).await;
+            let log = timeout(MOST, stage.publish(total)).await.expect("it keeps taking messages");
             wake.send(true).unwrap();
             log
         },
@@ -194,12 +263,15 @@ async fn cost_what_they_may_and_delay_nobody() {
     let grown = highest.saturating_sub(before);
     println!("{STUCK} stuck readers: memory grew by {grown} bytes at most");
     while let Some(seen) = readers.join_next().await {
-        let seen = seen.unwrap();
+        let mut seen = seen.unwrap();
         let (p99, max) = (seen.latencies.quantile(0.99), seen.latencies.quantile(1.0));
         println!("a healthy reader: {} messages, p99 {p99:?}, max {max:?}", seen.ledger.count());
         assert!(seen.ended.is_none(), "{:?}", seen.ended);
         assert!(seen.ledger.settle(&log).is_none(), "{:?}", seen.ledger.settle(&log));
-        assert!(p99 < Duration::from_secs(1), "a healthy reader waits {p99:?}");
+        seen.behind.sort_unstable();
+        let behind = seen.behind[seen.behind.len() * 99 / 100];
+        println!("  behind by {behind} messages (p99), {:?} (max)", seen.behind.last());
+        assert!(behind <= BEHIND, "a healthy reader is behind by {behind} messages");
     }
     assert!(grown <= STUCK as u64 * QUEUE_BYTES + REST, "{grown} bytes for {STUCK} stuck readers");
     let mut told = 0;
@@ -207,7 +279,8 @@ async fn cost_what_they_may_and_delay_nobody() {
         let seen = seen.unwrap();
         let faults = seen.ledger.settle(&log);
         assert_eq!((faults.twice, faults.disordered, faults.chain_broken), (0, 0, 0), "{:?}", seen.ended);
-        assert!(!matches!(seen.ended, Some(WireError::Protocol(_))), "{:?}", seen.ended);
+        // Who is still waiting has neither been ended nor got the last message.
+        assert!(!matches!(seen.ended, Some(WireError::Protocol(_) | WireError::Timeout)), "{:?}", seen.ended);
         // Lost without being told would be: nothing ended, no gap, and not everything there.
         assert!(faults.lost == 0 || faults.gaps > 0 || seen.ended.is_some(), "{faults:?}");
         told += usize::from(faults.gaps > 0 || seen.ended.is_some());
@@ -221,36 +294,18 @@ async fn cost_what_they_may_and_delay_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_reads_again_finds_order_and_no_silent_hole() {
     let edge = Edge::start(&settings()).await.unwrap();
+    let stage = Stage::on(&edge);
     let total = u64::from(RATE * SECONDS / 2);
-    let begin = Instant::now() + Duration::from_secs(2);
-    let mut pausing = JoinSet::new();
+    let mut readers = JoinSet::new();
     for index in 0..12 {
         let transport = Transport::ALL[index % 3];
-        let subscription = subscription(&edge.target, &format!("pausing-{index}"), Some(65_536));
-        pausing.spawn(async move {
-            let mut seen = fresh();
-            let mut feed = Feed::open(&subscription, transport, &Start::Fresh).await.unwrap();
-            let last = begin + Duration::from_secs(u64::from(SECONDS) * 3);
-            loop {
-                let until = (Instant::now() + Duration::from_millis(300)).min(last);
-                // A poll that is cut off by its reader's pause would be over.
-                let until = if transport == Transport::Poll { last } else { until };
-                match read(&mut feed, &mut seen, begin, total, until).await {
-                    Ok(()) => break,
-                    Err(WireError::Timeout) if Instant::now() < last => {
-                        sleep(Duration::from_millis(1500)).await;
-                    }
-                    Err(error) => {
-                        seen.ended = Some(error);
-                        break;
-                    }
-                }
-            }
-            (transport, seen)
-        });
+        let subscription = subscription(&stage.target, &format!("pausing-{index}"), Some(65_536));
+        let reader = pausing(Arc::clone(&stage), subscription, transport, total);
+        readers.spawn(async move { (transport, reader.await) });
     }
-    let log = publish(edge.target.clone(), begin, total).await;
-    while let Some(seen) = pausing.join_next().await {
+    stage.has_joined(12).await;
+    let log = timeout(MOST, stage.publish(total)).await.expect("it keeps taking messages");
+    while let Some(seen) = readers.join_next().await {
         let (transport, seen) = seen.unwrap();
         let faults = seen.ledger.settle(&log);
         println!("{transport}: {} messages, {faults:?}, ended {:?}", seen.ledger.count(), seen.ended);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{self, Poll};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ const STREAMS_MAX: u32 = 100;
 const STREAM_BYTES: usize = 64 * 1024;
 /// Between the end of the last HTTP/2 answer and the word that the connection is over.
 const LAST_FRAME: Duration = Duration::from_millis(100);
+/// Between looks after a client that hyper does not look after.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long a client may take to read the last answer before the socket or stream is closed under it.
 pub const LINGER: Duration = Duration::from_secs(1);
 
@@ -194,7 +196,7 @@ async fn serve_http1(stream: Stream, context: Arc<Context>) -> Option<(Upgrade, 
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
         .keep_alive(context.refusal.is_none())
-        .serve_connection(TokioIo::new(Heard { stream, heard: Arc::clone(&patience.heard) }), service);
+        .serve_connection(TokioIo::new(Heard { stream, signs: Arc::clone(&patience.signs) }), service);
     let mut draining = pin!(edge.drain.token().cancelled().fuse());
     let mut told = false;
     let result = std::future::poll_fn(|task| {
@@ -277,18 +279,32 @@ async fn last_answer(context: &Context) {
     }
 }
 
-/// How long an HTTP/1.1 connection may be without a request, and how long one may take to come.
+/// How long an HTTP/1.1 connection may be without a request, how long one may take to come, and how long it is served
+/// for a client that has gone.
 struct Patience {
     idle: Duration,
     request: Duration,
     in_flight: Arc<InFlight>,
-    /// Bytes have come since the last look.
-    heard: Arc<AtomicBool>,
+    signs: Arc<Signs>,
     /// Requests so far.
     begun: usize,
     /// Within a request's head, or before the first.
     in_head: bool,
+    /// The request that is being served while nobody waits for its client.
+    unwatched: Option<usize>,
     sleep: Pin<Box<Sleep>>,
+}
+
+/// What the stream under hyper notes of its client.
+#[derive(Default)]
+struct Signs {
+    /// Bytes have come since the last look.
+    heard: AtomicBool,
+    /// Hyper does not wait for more: it has bytes behind the request that it serves, and reads on only when that is
+    /// answered. Until then it sees no end of the client either.
+    unwatched: AtomicBool,
+    /// The client has closed, which is looked for only while it is unwatched.
+    closed: AtomicBool,
 }
 
 impl Patience {
@@ -297,37 +313,62 @@ impl Patience {
             idle: listen.idle_timeout,
             request: listen.request_timeout,
             in_flight: Arc::clone(in_flight),
-            heard: Arc::default(),
+            signs: Arc::default(),
             begun: 0,
             in_head: true,
+            unwatched: None,
             sleep: Box::pin(tokio::time::sleep(listen.request_timeout)),
         }
     }
 
     /// Ready when it is over. To be polled after the connection.
     fn poll_over(&mut self, task: &mut task::Context<'_>) -> Poll<()> {
-        let heard = self.heard.swap(false, Ordering::Relaxed);
+        let heard = self.signs.heard.swap(false, Ordering::Relaxed);
         let begun = self.in_flight.begun();
-        if begun != self.begun || !self.in_flight.is_empty() {
+        let serving = begun != self.begun || !self.in_flight.is_empty();
+        // RFC 9112 §9.3.2: a client may pipeline, so that this is no fault of its own.
+        let unwatched = (serving && self.signs.unwatched.load(Ordering::Relaxed)).then_some(begun);
+        let before = std::mem::replace(&mut self.unwatched, unwatched);
+        if serving || before.is_some() {
             // A request has come, and its own deadlines run; or it has been answered already.
             self.begun = begun;
             self.in_head = false;
-            self.sleep.as_mut().reset(Instant::now() + self.idle);
+            // Not put off by what wakes the connection meanwhile.
+            let looks_go_on = unwatched.is_some() && unwatched == before;
+            if !looks_go_on {
+                let patience = if unwatched.is_some() { LOOK } else { self.idle };
+                self.sleep.as_mut().reset(Instant::now() + patience);
+            }
         } else if heard && !self.in_head {
             self.in_head = true;
             self.sleep.as_mut().reset(Instant::now() + self.request);
         }
-        self.sleep.as_mut().poll(task)
+        loop {
+            ready!(self.sleep.as_mut().poll(task));
+            if self.unwatched.is_none() || self.signs.closed.load(Ordering::Relaxed) {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(Instant::now() + LOOK);
+        }
     }
 }
 
-/// A stream that notes when something was read from it.
-struct Heard<S> {
-    stream: S,
-    heard: Arc<AtomicBool>,
+/// A stream that notes what its client does.
+struct Heard {
+    stream: Stream,
+    signs: Arc<Signs>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+impl Heard {
+    fn is_closed_by_client(&self) -> bool {
+        match &self.stream {
+            Either::Left(socket) => socket.is_closed_by_client(),
+            Either::Right(tls) => tls.get_ref().0.is_closed_by_client(),
+        }
+    }
+}
+
+impl AsyncRead for Heard {
     fn poll_read(
         self: Pin<&mut Self>,
         task: &mut task::Context<'_>,
@@ -337,13 +378,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);
         if buffer.filled().len() > before {
-            this.heard.store(true, Ordering::Relaxed);
+            this.signs.heard.store(true, Ordering::Relaxed);
         }
+        this.signs.unwatched.store(read.is_ready(), Ordering::Relaxed);
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl AsyncWrite for Heard {
     fn poll_write(
         self: Pin<&mut Self>,
         task: &mut task::Context<'_>,
@@ -364,8 +406,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         self.stream.is_write_vectored()
     }
 
+    /// Hyper does so at the end of each turn, or waits for a write, whose clock runs.
     fn poll_flush(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(task)
+        let this = self.get_mut();
+        if this.signs.unwatched.load(Ordering::Relaxed) && this.is_closed_by_client() {
+            this.signs.closed.store(true, Ordering::Relaxed);
+        }
+        Pin::new(&mut this.stream).poll_flush(task)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<io::Result<()>> {

@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures_util::FutureExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -26,6 +27,13 @@ impl Socket {
     /// The TCP socket, for what comes before the first write.
     pub fn tcp_mut(&mut self) -> &mut TcpStream {
         &mut self.tcp
+    }
+
+    /// Whether the client has closed its sending side, or all of it, be it behind bytes that nobody reads. No system
+    /// call: the runtime has been told (`EPOLLRDHUP`). A close behind more bytes than the kernel takes in is not seen.
+    pub fn is_closed_by_client(&self) -> bool {
+        let ready = self.tcp.ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 }
 

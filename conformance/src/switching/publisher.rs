@@ -18,8 +18,10 @@ use crate::wire::{Connection, Dial, Request, Response, Target, WebSocket, WireEr
 
 /// Of so many sends one is cut off before it is acknowledged.
 const CUT_ONE_IN: u32 = 50;
-/// How long an acknowledgement may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an acknowledgement may take. On a machine that is busy otherwise all take their time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// So many times as long as planned a run may take.
+const LATE: u32 = 3;
 /// Attempts for one message before the publisher gives it up as a violation.
 const ATTEMPTS: u32 = 20;
 
@@ -59,13 +61,15 @@ impl Publisher {
         }
     }
 
-    /// Sends a message each `interval` until `end`; one that is late is made up for, not left out.
-    pub(super) async fn run(mut self, begin: Instant, interval: Duration, end: Instant) -> Self {
+    /// Sends a message each `interval` for as long as `duration`; one that is late is made up for, not left out: where
+    /// there is little CPU to be had, the run gets longer.
+    pub(super) async fn run(mut self, begin: Instant, interval: Duration, duration: Duration) -> Self {
         for n in 1.. {
-            let due = begin + interval * u32::try_from(n).expect("fewer than 2^32 messages");
-            if due >= end || Instant::now() > end + PATIENCE {
+            let due = interval * u32::try_from(n).expect("fewer than 2^32 messages");
+            if due >= duration || begin.elapsed() > duration * LATE {
                 break;
             }
+            let due = begin + due;
             sleep_until(due).await;
             match self.publish(n).await {
                 Some(seq) => self.log.push(Entry { n, seq }),

@@ -19,8 +19,8 @@ use crate::feed::{Feed, Start, Subscription, Transport};
 use crate::ledger::{Entry, Ledger};
 use crate::wire::{Dial, Target, WireError};
 
-/// How long a session may take to be joined.
-const JOIN: Duration = Duration::from_secs(10);
+/// How long the first session may take to be joined. Only who never is waits for so long.
+const JOIN: Duration = Duration::from_secs(60);
 
 pub(super) struct Subscriber {
     subscription: Subscription,
