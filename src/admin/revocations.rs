@@ -63,7 +63,10 @@ pub(super) async fn revoke(
     if state.revocations.len() >= MAX_REVOCATIONS {
         return Err(Fault::new(Kind::Overloaded, format!("there are {MAX_REVOCATIONS} revocations already")));
     }
-    let Some(bucket) = &state.revoked else { return Ok(done(state, &revocation, "this")) };
+    let Some(bucket) = &state.revoked else {
+        let known = state.revocations.find(revocation.whose());
+        return Ok(done(state, &revocation.with(known.as_ref()), "this"));
+    };
     // Else it would wait in a buffer, and be done some time after it was said that it was not.
     if let Some(trouble) = state.hub.trouble() {
         return Err(not_stored(&trouble));

@@ -17,6 +17,7 @@ pub const MAX_REVOCATIONS: usize = 100_000;
 /// All revocations that hold.
 #[derive(Debug)]
 pub struct Revocations {
+    most: usize,
     table: RwLock<Table>,
     /// How many hold; 0 spares everybody the lock.
     count: AtomicUsize,
@@ -36,7 +37,12 @@ struct Table {
 impl Revocations {
     /// None.
     pub fn new() -> Self {
+        Self::with_room_for(2 * MAX_REVOCATIONS)
+    }
+
+    fn with_room_for(most: usize) -> Self {
         Self {
+            most,
             table: RwLock::default(),
             count: AtomicUsize::new(0),
             generation: AtomicU32::new(1),
@@ -53,7 +59,7 @@ impl Revocations {
             return true;
         }
         let mut table = self.table.write();
-        if table.len() >= 2 * MAX_REVOCATIONS {
+        if table.len() >= self.most {
             return false;
         }
         if !table.insert(revocation) {
@@ -114,6 +120,16 @@ impl Revocations {
         table.users.shrink_to_fit();
         table.tokens.shrink_to_fit();
         self.count.store(table.len(), Ordering::Release);
+    }
+
+    /// What is known of the same tokens.
+    pub fn find(&self, whose: &Whose) -> Option<Revocation> {
+        let table = self.table.read();
+        let span = match whose {
+            Whose::User(sub) => table.users.get(sub),
+            Whose::Token(jti) => table.tokens.get(&TokenId::new(jti)).map(|(_, span)| span),
+        };
+        span.map(|span| Revocation { whose: whose.clone(), span: *span })
     }
 
     /// All that are known, in no order.
@@ -230,13 +246,13 @@ mod tests {
 
     #[test]
     fn a_table_has_an_end() {
-        let revocations = Revocations::new();
-        for number in 0..2 * MAX_REVOCATIONS {
-            assert!(revocations.apply(&of_token(&number.to_string())));
-        }
-        assert!(!revocations.apply(&of_token("one")));
-        assert!(revocations.covers(&identity("bob", Some("199999"), None)));
-        assert_eq!(revocations.len(), 2 * MAX_REVOCATIONS);
+        let revocations = Revocations::with_room_for(2);
+        let took = ["one", "two", "three"].map(|jti| revocations.apply(&of_token(jti)));
+        assert_eq!((took, revocations.len()), ([true, true, false], 2));
+        assert!(!revocations.covers(&identity("bob", Some("three"), None)));
+        revocations.table.write().tokens.retain(|_, (jti, _)| **jti == *"two");
+        assert!(revocations.apply(&of_token("three")));
+        assert!(revocations.covers(&identity("bob", Some("three"), None)));
     }
 
     #[test]
@@ -248,7 +264,7 @@ mod tests {
         for order in [[&long, &short], [&short, &long]] {
             let revocations = Revocations::new();
             assert!(order.into_iter().all(|one| revocations.apply(one)));
-            assert_eq!(revocations.list()[0].span, both);
+            assert_eq!(revocations.find(&long.whose).unwrap().span, both);
         }
         assert_eq!(short.clone().with(Some(&long)).span, both);
         assert_eq!(short.clone().with(Some(&of_user("eve"))), short);
