@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, Operation, UpdateErrorKind, Watch};
-use async_nats::jetstream::stream::{Info, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, StorageType};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{NatsBus, NatsError};
-use crate::bus::BusError;
+use crate::bus::{BusError, IDEMPOTENCY_WINDOW};
 use crate::config::{Bus as Settings, Storage};
 
 /// How long an entry is kept.
 const MAX_AGE: Duration = Duration::from_hours(31 * 24);
-/// Bytes of one entry at most: two numbers.
-const VALUE_BYTES: i32 = 256;
+/// Bytes of one entry at most: two numbers, and the headers.
+const VALUE_BYTES: i32 = 1024;
 /// How long a node that starts waits for the bucket, and for the next entry of it.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,7 +35,8 @@ const RETRIES: usize = 8;
 /// The bucket `STREAM-revoked`.
 pub struct RevokedBucket {
     context: Context,
-    wanted: kv::Config,
+    name: String,
+    wanted: Config,
 }
 
 /// One node's view of the bucket, from which it is told of changes.
@@ -61,7 +62,9 @@ impl RevokedBucket {
     /// # Errors
     /// [`NatsError`] when it can't be had within 20 s, or is there with other settings.
     pub async fn open(nats: &NatsBus, settings: &Settings) -> Result<Self, NatsError> {
-        let bucket = Self { context: nats.jetstream().clone(), wanted: wanted(settings) };
+        let name = format!("{}-revoked", settings.stream);
+        let wanted = wanted(&name, settings);
+        let bucket = Self { context: nats.jetstream().clone(), name, wanted };
         let until = Instant::now() + START_PATIENCE;
         let mut told = false;
         loop {
@@ -70,10 +73,10 @@ impl RevokedBucket {
                 Err(error) => error.to_string(),
             };
             if Instant::now() >= until {
-                return Err(NatsError::Stream { name: bucket.stream_name(), detail });
+                return Err(NatsError::Stream { name: bucket.wanted.name, detail });
             }
             if !told {
-                warn!(bucket = bucket.wanted.bucket, "the bucket is not to be had yet: {detail}");
+                warn!(bucket = bucket.name, "the bucket is not to be had yet: {detail}");
                 told = true;
             }
             sleep(Duration::from_millis(rand::random_range(300..700))).await;
@@ -124,7 +127,10 @@ impl RevokedBucket {
             match self.begin(&heard).await {
                 Ok(following) => return Ok(following),
                 Err(error) if Instant::now() >= until => {
-                    return Err(NatsError::Stream { name: self.stream_name(), detail: error.to_string() });
+                    return Err(NatsError::Stream {
+                        name: self.wanted.name.clone(),
+                        detail: error.to_string(),
+                    });
                 }
                 Err(error) => debug!(%error, "the bucket can't be read yet"),
             }
@@ -142,7 +148,7 @@ impl RevokedBucket {
     ) {
         loop {
             if let Stale::Lost = self.hear(&mut following, &heard).await {
-                warn!(bucket = self.wanted.bucket, "the bucket was lost; what this node knows is put back");
+                warn!(bucket = self.name, "the bucket was lost; what this node knows is put back");
                 self.restore(known()).await;
             }
             following = loop {
@@ -213,26 +219,25 @@ impl RevokedBucket {
                 }
             };
             if let Err(error) = put.await {
-                return warn!(bucket = self.wanted.bucket, %error, "nodes that start later will miss revocations");
+                return warn!(bucket = self.name, %error, "nodes that start later will miss revocations");
             }
         }
     }
 
     async fn ensure(&self) -> Result<(kv::Store, Info), BusError> {
-        let store = if self.info().await?.is_some() {
-            self.context.get_key_value(&self.wanted.bucket).await.map_err(|error| unavailable(&error))?
-        } else {
-            let made = self.context.create_key_value(self.wanted.clone()).await;
-            let store = made.map_err(|error| unavailable(&error))?;
-            info!(bucket = self.wanted.bucket, "made the bucket");
-            store
-        };
+        if self.info().await?.is_none() {
+            // Not `create_key_value`, which first asks for the account and does not understand the answer of a 2.9.
+            let made = self.context.create_stream(self.wanted.clone()).await;
+            made.map_err(|error| unavailable(&error))?;
+            info!(bucket = self.name, "made the bucket");
+        }
+        let store = self.context.get_key_value(&self.name).await.map_err(|error| unavailable(&error))?;
         let info = store.stream.cached_info().clone();
         Ok((store, info))
     }
 
     async fn info(&self) -> Result<Option<Info>, BusError> {
-        match self.context.get_stream(self.stream_name()).await {
+        match self.context.get_stream(self.wanted.name.clone()).await {
             Ok(stream) => Ok(Some(stream.cached_info().clone())),
             Err(error) if super::stream::is_missing(&error) => Ok(None),
             Err(error) => Err(unavailable(&error)),
@@ -257,12 +262,7 @@ impl RevokedBucket {
         if differences.is_empty() {
             return Ok(());
         }
-        Err(NatsError::Mismatch { name: self.stream_name(), differences: differences.join("; ") })
-    }
-
-    /// The stream that is the bucket.
-    fn stream_name(&self) -> String {
-        format!("KV_{}", self.wanted.bucket)
+        Err(NatsError::Mismatch { name: self.wanted.name.clone(), differences: differences.join("; ") })
     }
 }
 
@@ -275,19 +275,28 @@ impl Following {
     }
 }
 
-fn wanted(settings: &Settings) -> kv::Config {
-    kv::Config {
-        bucket: format!("{}-revoked", settings.stream),
-        description: "Tokens that Tidegate takes no more".to_owned(),
-        max_value_size: VALUE_BYTES,
-        history: 1,
+/// A stream that every client of NATS knows as a key-value bucket.
+fn wanted(bucket: &str, settings: &Settings) -> Config {
+    Config {
+        name: format!("KV_{bucket}"),
+        description: Some("Tokens that Tidegate takes no more".to_owned()),
+        subjects: vec![format!("$KV.{bucket}.>")],
+        max_messages_per_subject: 1,
+        max_messages: -1,
+        max_bytes: -1,
+        max_message_size: VALUE_BYTES,
         max_age: MAX_AGE,
+        discard: DiscardPolicy::New,
         storage: match settings.storage {
             Storage::File => StorageType::File,
             Storage::Memory => StorageType::Memory,
         },
         num_replicas: settings.replicas,
-        ..kv::Config::default()
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        duplicate_window: IDEMPOTENCY_WINDOW,
+        ..Config::default()
     }
 }
 
