@@ -114,11 +114,16 @@ impl Revocations {
             return;
         }
         let now = milliseconds(SystemTime::now());
+        // Most often there is nothing to do, and nobody has to wait for that.
+        if self.table.read().spans().all(|span| span.holds(now)) {
+            return;
+        }
         let mut table = self.table.write();
         table.users.retain(|_, span| span.holds(now));
         table.tokens.retain(|_, (_, span)| span.holds(now));
-        table.users.shrink_to_fit();
-        table.tokens.shrink_to_fit();
+        let (users, tokens) = (2 * table.users.len(), 2 * table.tokens.len());
+        table.users.shrink_to(users);
+        table.tokens.shrink_to(tokens);
         self.count.store(table.len(), Ordering::Release);
     }
 
@@ -164,6 +169,10 @@ impl Default for Revocations {
 impl Table {
     fn len(&self) -> usize {
         self.users.len() + self.tokens.len()
+    }
+
+    fn spans(&self) -> impl Iterator<Item = &Span> {
+        self.users.values().chain(self.tokens.values().map(|(_, span)| span))
     }
 
     /// Whether it is more than was known.
