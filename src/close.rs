@@ -37,6 +37,8 @@ pub enum Kind {
     AuthenticationRequired,
     /// A token or ticket came and is not good.
     AuthenticationFailed,
+    /// The token was good and has been taken back.
+    Revoked,
     /// A page of an Origin that is not allowed.
     OriginNotAllowed,
     /// A quota is used up.
@@ -56,7 +58,7 @@ impl Kind {
     pub const fn code(self) -> u16 {
         match self {
             Self::AuthenticationRequired => 4001,
-            Self::AuthenticationFailed => 4002,
+            Self::AuthenticationFailed | Self::Revoked => 4002,
             Self::OriginNotAllowed => 4003,
             Self::RateLimited => 4004,
             Self::MessageTooLarge => 4005,
@@ -81,6 +83,7 @@ impl Kind {
             Self::NotImplemented => "not_implemented",
             Self::AuthenticationRequired => "authentication_required",
             Self::AuthenticationFailed => "authentication_failed",
+            Self::Revoked => "revoked",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::RateLimited => "rate_limited",
             Self::MessageTooLarge => "message_too_large",
@@ -94,7 +97,7 @@ impl Kind {
     pub const fn status(self) -> u16 {
         match self {
             Self::Malformed | Self::UnknownType | Self::PresenceDisabled | Self::TooManyChannels => 400,
-            Self::AuthenticationRequired | Self::AuthenticationFailed => 401,
+            Self::AuthenticationRequired | Self::AuthenticationFailed | Self::Revoked => 401,
             Self::Forbidden | Self::OriginNotAllowed => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
@@ -122,6 +125,7 @@ impl Kind {
             Self::NotImplemented => "Not implemented",
             Self::AuthenticationRequired => "Authentication required",
             Self::AuthenticationFailed => "Authentication failed",
+            Self::Revoked => "Token revoked",
             Self::OriginNotAllowed => "Origin not allowed",
             Self::RateLimited => "Rate limit exceeded",
             Self::MessageTooLarge => "Message too large",
@@ -146,7 +150,7 @@ impl Kind {
     }
 
     /// Every kind, for tables in documents, metrics and tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::UnknownType,
         Self::Internal,
@@ -159,6 +163,7 @@ impl Kind {
         Self::NotImplemented,
         Self::AuthenticationRequired,
         Self::AuthenticationFailed,
+        Self::Revoked,
         Self::OriginNotAllowed,
         Self::RateLimited,
         Self::MessageTooLarge,

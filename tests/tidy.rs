@@ -32,7 +32,7 @@ const LAYERS: &str = "
     quota     | auth close config      | a rate is decided from who asks, from where, and a clock
     presence  | channel config envelope hub | who is there; it publishes like anybody, it does not deliver
     transport | auth bus channel close config deflate envelope hub metrics presence quota | moves cursors to clients
-    admin     | close config hub metrics | looks on from its own listener and changes nothing
+    admin     | auth bus close config hub metrics | looks on from its own listener, and takes tokens back
     demo      | config                 | pages that speak the public wire like anybody else
     server    | admin auth bus channel close config demo envelope hub metrics presence quota transport | owns \
                 the sockets from accept to close

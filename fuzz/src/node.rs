@@ -10,7 +10,8 @@ use tidegate::hub::Hub;
 use tidegate::metrics::Metrics;
 use tidegate::presence::{Roster, Typing};
 use tidegate::quota::Quotas;
-use tidegate::transport::{Drain, Edge};
+use tidegate::transport::{Bells, Drain, Edge};
+use tokio::sync::Semaphore;
 
 /// What the node's tokens are signed with.
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -44,10 +45,14 @@ pub fn node(config: Config) -> Edge {
     let bus = Arc::new(EmbeddedBus::new());
     Edge {
         hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
+        nats: None,
         roster: Arc::new(Roster::default()),
         typing: Typing::default(),
         authenticator: Authenticator::new(&config.auth).expect("the secret is long enough"),
-        tickets: Tickets::new(),
+        tickets: Tickets::new(7),
+        asking: Semaphore::new(1),
+        revocations: Arc::default(),
+        bells: Bells::default(),
         origins: OriginPolicy::new(&config.origins).expect("the Origin is one"),
         quotas: Quotas::new(&config.quota),
         metrics: Arc::new(Metrics::new()),

@@ -1,10 +1,12 @@
-//! The admin listener: metrics and health over plain HTTP/1.1, for a scraper and a load balancer.
+//! The admin listener: metrics and health over plain HTTP/1.1, for a scraper and a load balancer; and the one thing that
+//! an operator can do, which is to revoke tokens.
 //!
 //! It has its own port, its own limits and no way to a channel's content; the public listener never serves these
 //! pages. The server starts [`serve`] first and ends it last, so that a drain can be watched.
 
 mod page;
 mod readiness;
+mod revocations;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,6 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Revocations;
+use crate::bus::RevokedBucket;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use page::Pages;
@@ -45,6 +49,10 @@ pub struct AdminState {
     pub hub: Arc<Hub>,
     /// Whether the node wants new clients.
     pub readiness: Arc<Readiness>,
+    /// The tokens that were taken back.
+    pub revocations: Arc<Revocations>,
+    /// How the other nodes are told of them, where there can be any.
+    pub revoked: Option<Arc<RevokedBucket>>,
 }
 
 /// Serves until `shutdown` is cancelled, and some 2 s more for answers that have begun. Failures to accept are logged
@@ -84,7 +92,7 @@ async fn serve_connection(
 ) {
     let service = service_fn(|request| {
         let pages = Arc::clone(&pages);
-        async move { Ok::<_, Infallible>(pages.answer(&request).await) }
+        async move { Ok::<_, Infallible>(pages.answer(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

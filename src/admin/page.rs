@@ -11,7 +11,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use tokio::sync::Semaphore;
 
-use super::{AdminState, Phase};
+use super::{AdminState, Phase, revocations};
 use crate::close::{Fault, Kind};
 use crate::metrics::{self, Gauges};
 
@@ -22,7 +22,9 @@ pub(super) struct Pages {
     scrape: Semaphore,
 }
 
+const REVOCATIONS: &str = "/revocations";
 const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
 
 impl Pages {
@@ -32,21 +34,37 @@ impl Pages {
     }
 
     /// Answers one request; whatever it asks, there is an answer.
-    pub(super) async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        if !matches!(path, "/metrics" | "/livez" | "/readyz") {
-            return problem(&Fault::new(Kind::NotFound, "there are /metrics, /livez and /readyz"));
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refusal = problem(&Fault::new(Kind::MethodNotAllowed, "this page is only read"));
-            // RFC 9110 §15.5.6: a 405 names the methods that are allowed.
-            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refusal;
-        }
+        let allowed = match path {
+            "/metrics" | "/livez" | "/readyz" => "GET, HEAD",
+            REVOCATIONS => "GET, HEAD, POST",
+            _ => {
+                let pages = "there are /metrics, /livez, /readyz and /revocations";
+                return problem(&Fault::new(Kind::NotFound, pages));
+            }
+        };
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match path {
+            REVOCATIONS if request.method() == Method::POST => self.revoke(request).await,
+            _ if !reads => {
+                let mut refusal = problem(&Fault::new(Kind::MethodNotAllowed, "this page is not for that"));
+                // RFC 9110 §15.5.6: a 405 names the methods that are allowed.
+                refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+                refusal
+            }
+            REVOCATIONS => response(StatusCode::OK, JSON, revocations::list(&self.state)),
             "/metrics" => self.metrics().await,
             "/readyz" => self.ready(),
             _ => response(StatusCode::OK, TEXT, "ok"),
+        }
+    }
+
+    async fn revoke(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        match revocations::revoke(&self.state, &head.headers, body).await {
+            Ok((status, revocation)) => response(status, JSON, revocation),
+            Err(fault) => problem(&fault),
         }
     }
 
@@ -73,6 +91,7 @@ impl Pages {
                 channels,
                 log_bytes,
                 draining: state.readiness.is_draining(),
+                revocations: state.revocations.len(),
                 bus_up: state.hub.trouble().is_none(),
                 subscriptions: report.subscriptions,
                 bus_events: report.events,

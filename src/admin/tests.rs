@@ -27,6 +27,8 @@ impl Server {
             metrics: Arc::new(Metrics::new()),
             hub: Arc::new(hub),
             readiness: Arc::new(Readiness::new()),
+            revocations: Arc::default(),
+            revoked: None,
         });
         let shutdown = CancellationToken::new();
         let mut serving = JoinSet::new();
@@ -121,9 +123,9 @@ async fn what_is_not_there_is_a_problem() {
     assert_eq!(
         server.request("GET", "/v1/ws?x=/metrics").await,
         "HTTP/1.1 404 Not Found\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
-         connection: close\r\ncontent-length: 117\r\n\r\n\
+         connection: close\r\ncontent-length: 131\r\n\r\n\
          {\"title\":\"Not found\",\"status\":404,\"code\":4000,\"reason\":\"not_found\",\
-         \"detail\":\"there are /metrics, /livez and /readyz\"}"
+         \"detail\":\"there are /metrics, /livez, /readyz and /revocations\"}"
     );
     let refused = server.request("DELETE", "/metrics").await;
     assert!(refused.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{refused}");

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::AuthError;
 use super::grants::Grants;
 use super::identity::{GUEST_PREFIX, Identity, Role};
+use super::revocation::TokenId;
 
 /// Longest `sub`, in bytes: it is in every message its owner sends.
 pub const MAX_SUBJECT_BYTES: usize = 128;
@@ -17,11 +18,23 @@ pub const MAX_SUBJECT_BYTES: usize = 128;
 /// Longest `info`, in bytes and without whitespace: it is sent once per user to everyone who watches presence.
 pub const MAX_INFO_BYTES: usize = 4096;
 
-/// How far in the future `nbf` may lie: clocks of issuer and edge differ. `exp` has no such leeway, it can only be too late.
-const NOT_BEFORE_LEEWAY: Duration = Duration::from_secs(30);
+/// How far in the future `nbf` and `iat` may lie: clocks of issuer and edge differ. `exp` has no such leeway, it can only
+/// be too late.
+const LEEWAY: Duration = Duration::from_secs(30);
 
 /// Year 9999 in seconds. What lies beyond was meant in milliseconds, and would be a token that never ends.
 const LATEST_DATE: f64 = 253_402_300_800.0;
+
+/// What a good token says.
+pub(super) struct Claimed {
+    pub(super) user_id: Arc<str>,
+    pub(super) role: Role,
+    pub(super) info: Option<Arc<RawValue>>,
+    pub(super) expires_at: SystemTime,
+    pub(super) issued_at: u32,
+    pub(super) token_id: Option<TokenId>,
+    pub(super) grants: Grants,
+}
 
 /// What the operator expects of every token.
 #[derive(Debug)]
@@ -45,7 +58,7 @@ impl Expected {
             return Err(AuthError::Expired);
         }
         if let Some(not_before) = claims.nbf
-            && date(not_before)? > now + NOT_BEFORE_LEEWAY
+            && date(not_before)? > now + LEEWAY
         {
             return Err(AuthError::NotYetValid);
         }
@@ -56,7 +69,15 @@ impl Expected {
         let channels = claims.channels.unwrap_or_default();
         let grants = Grants::parse(&channels.join, &channels.send).map_err(AuthError::Claim)?;
         let info = claims.info.map(info).transpose()?;
-        Ok(Identity::of_token(subject.into(), role(claims.role), info.map(Arc::from), expires_at, grants))
+        Ok(Identity::of_token(Claimed {
+            user_id: subject.into(),
+            role: role(claims.role),
+            info: info.map(Arc::from),
+            expires_at,
+            issued_at: issued_at(claims.iat, now),
+            token_id: token_id(claims.jti),
+            grants,
+        }))
     }
 
     fn check_issuer(&self, issuer: Option<&str>) -> Result<(), AuthError> {
@@ -96,6 +117,10 @@ struct Claims<'a> {
     nbf: Option<f64>,
     iss: Option<String>,
     #[serde(borrow)]
+    iat: Option<&'a RawValue>,
+    #[serde(borrow)]
+    jti: Option<&'a RawValue>,
+    #[serde(borrow)]
     aud: Option<&'a RawValue>,
     channels: Option<Channels>,
     #[serde(borrow)]
@@ -117,6 +142,24 @@ fn date(seconds: f64) -> Result<SystemTime, AuthError> {
         return Err(AuthError::Claim("exp or nbf is no date in seconds since 1970"));
     }
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds))
+}
+
+/// In whole seconds; 0 for what is none. Nobody needs an `iat` to be let in, so one that makes no sense is as good as
+/// none; one in the future would outlive every revocation.
+fn issued_at(iat: Option<&RawValue>, now: SystemTime) -> u32 {
+    let date = iat.and_then(|iat| serde_json::from_str(iat.get()).ok()).and_then(|iat| date(iat).ok());
+    let Some(date) = date.filter(|date| *date <= now + LEEWAY) else { return 0 };
+    let since = date.min(now).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(0)
+}
+
+/// A string (RFC 7519 §4.1.7); of issuers that count, the number as it is written.
+fn token_id(jti: Option<&RawValue>) -> Option<TokenId> {
+    let jti = jti?.get();
+    match serde_json::from_str::<String>(jti) {
+        Ok(text) => Some(TokenId::new(&text)),
+        Err(_) => serde_json::from_str::<f64>(jti).is_ok().then(|| TokenId::new(jti)),
+    }
 }
 
 fn check_subject(subject: &str) -> Result<(), AuthError> {
@@ -218,6 +261,35 @@ mod tests {
         assert!(read(&json!({"nbf": NOW + 30})).is_ok());
         assert_eq!(refusal(&json!({"nbf": NOW + 31})), AuthError::NotYetValid);
         assert!(matches!(refusal(&json!({"nbf": -5})), AuthError::Claim(_)));
+    }
+
+    #[test]
+    fn a_time_of_issue_is_known_in_seconds_or_not_at_all() {
+        let seconds = u32::try_from(NOW).unwrap();
+        for (iat, issued_at) in [
+            (json!(NOW - 5), seconds - 5),
+            (json!(1_799_999_999.9), seconds - 1),
+            // A clock that is ahead: it was not issued after it came.
+            (json!(NOW + 20), seconds),
+            (json!(NOW + 31), 0),
+            (json!(NOW * 1000), 0),
+            (json!(-1), 0),
+            (json!("2027-01-15"), 0),
+            (json!(null), 0),
+        ] {
+            assert_eq!(read(&json!({"iat": iat.clone()})).unwrap().issued_at, issued_at, "{iat}");
+        }
+    }
+
+    #[test]
+    fn a_token_id_is_a_string_or_else_a_number() {
+        let id = |jti: serde_json::Value| read(&json!({ "jti": jti })).unwrap().token_id;
+        assert_eq!(id(json!("7")), Some(TokenId::new("7")));
+        assert_eq!(id(json!(7)), Some(TokenId::new("7")));
+        assert_ne!(id(json!("a")), id(json!("b")));
+        for none in [json!(null), json!(true), json!(["7"])] {
+            assert_eq!(id(none.clone()), None, "{none}");
+        }
     }
 
     #[test]

@@ -24,6 +24,11 @@ impl Grants {
         Ok(Self { join: patterns(join)?, send: patterns(send)? })
     }
 
+    /// The patterns as they were written: those of `join`, those of `send`.
+    pub(super) fn written(&self) -> [Vec<String>; 2] {
+        [&self.join, &self.send].map(|patterns| patterns.iter().map(Pattern::written).collect())
+    }
+
     pub(super) fn may_join(&self, channel: &str) -> bool {
         self.join.iter().any(|pattern| pattern.covers(channel))
     }
@@ -49,6 +54,13 @@ impl Pattern {
             Some(prefix) if prefix.parse::<ChannelName>().is_ok() => Ok(Self::Prefix(prefix.into())),
             Some(_) => Err(REFUSED),
             None => pattern.parse().map(Self::Exact).map_err(|_| REFUSED),
+        }
+    }
+
+    fn written(&self) -> String {
+        match self {
+            Self::Exact(name) => name.as_str().to_owned(),
+            Self::Prefix(prefix) => format!("{prefix}*"),
         }
     }
 

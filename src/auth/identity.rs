@@ -10,7 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::value::RawValue;
 
+use super::claims::Claimed;
 use super::grants::Grants;
+use super::revocation::TokenId;
 use crate::channel::ChannelName;
 use crate::config::{Access, Namespace};
 
@@ -40,8 +42,12 @@ pub struct Identity {
     pub info: Option<Arc<RawValue>>,
     /// When the token runs out; `None` for guests, who have none.
     pub expires_at: Option<SystemTime>,
+    /// When the token was issued, in whole seconds since 1970; 0 if that is not known, so before any revocation.
+    pub(super) issued_at: u32,
+    /// The claim `jti`, if there is one.
+    pub(super) token_id: Option<TokenId>,
+    pub(super) grants: Grants,
     inbox: Inbox,
-    grants: Grants,
 }
 
 /// Whether `user:{user_id}` is this identity's own.
@@ -96,19 +102,24 @@ impl Identity {
         self.role == Role::Server || self.grants.may_send(channel.as_str()) || self.is_within(settings.send)
     }
 
-    pub(super) fn of_token(
-        user_id: Arc<str>,
-        role: Role,
-        info: Option<Arc<RawValue>>,
-        expires_at: SystemTime,
-        grants: Grants,
-    ) -> Self {
-        Self { user_id, role, info, expires_at: Some(expires_at), inbox: Inbox::Own, grants }
+    pub(super) fn of_token(claimed: Claimed) -> Self {
+        let Claimed { user_id, role, info, expires_at, issued_at, token_id, grants } = claimed;
+        let expires_at = Some(expires_at);
+        Self { user_id, role, info, expires_at, issued_at, token_id, grants, inbox: Inbox::Own }
     }
 
     fn guest(name: &[u8], inbox: Inbox) -> Self {
         let user_id = format!("{GUEST_PREFIX}{}", URL_SAFE_NO_PAD.encode(name)).into();
-        Self { user_id, role: Role::Guest, info: None, expires_at: None, inbox, grants: Grants::default() }
+        Self {
+            user_id,
+            role: Role::Guest,
+            info: None,
+            expires_at: None,
+            issued_at: 0,
+            token_id: None,
+            grants: Grants::default(),
+            inbox,
+        }
     }
 
     fn is_within(&self, access: Access) -> bool {
@@ -137,8 +148,15 @@ mod tests {
     use super::*;
 
     fn user(join: &[&str], send: &[&str], role: Role) -> Identity {
-        let grants = Grants::parse(join, send).unwrap();
-        Identity::of_token("bob".into(), role, None, SystemTime::UNIX_EPOCH, grants)
+        Identity::of_token(Claimed {
+            user_id: "bob".into(),
+            role,
+            info: None,
+            expires_at: SystemTime::UNIX_EPOCH,
+            issued_at: 0,
+            token_id: None,
+            grants: Grants::parse(join, send).unwrap(),
+        })
     }
 
     fn open_to(access: Access) -> Namespace {
@@ -147,6 +165,12 @@ mod tests {
 
     fn name(name: &str) -> ChannelName {
         name.parse().unwrap()
+    }
+
+    /// There is one for each connection; the allocator has no size between 112 and 128.
+    #[test]
+    fn an_identity_and_its_counts_fit_their_size_class() {
+        assert!(size_of::<Identity>() + 2 * size_of::<usize>() <= 112);
     }
 
     #[test]

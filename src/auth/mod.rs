@@ -1,14 +1,16 @@
-//! Who may come in, and who they then are: credentials found in a request, tokens verified, tickets, the Origins of
-//! pages. Called by the server before a transport begins and by transports for joins and sends. Nothing here logs,
+//! Who may come in, and who they then are: credentials found in a request, tokens verified and taken back, tickets, the
+//! Origins of pages. Called by the server before a transport begins and by transports for joins and sends. Nothing here logs,
 //! and no error holds any part of a credential.
 
 mod authenticator;
+mod carried;
 mod claims;
 mod credential;
 mod grants;
 mod identity;
 mod keys;
 mod origin;
+mod revocation;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -23,6 +25,10 @@ pub use grants::MAX_PATTERNS;
 pub use identity::{GUEST_PREFIX, GuestSalt, Identity, Role};
 pub use keys::KeyError;
 pub use origin::{Origin, OriginError, OriginPolicy};
+pub use revocation::{
+    MAX_REVOCATIONS, MAX_TOKEN_ID_BYTES, Marks, REVOCATION_DEFAULT, REVOCATION_MAX, Revocation,
+    RevocationError, Revocations, Revoked, Whose,
+};
 pub use sign::{SignError, sign};
 pub use ticket::{TICKET_LIFETIME, Tickets};
 
@@ -67,6 +73,9 @@ pub enum AuthError {
     /// No such ticket, used before, or older than [`TICKET_LIFETIME`].
     #[error("the ticket is unknown, used or too old")]
     Ticket,
+    /// Taken back before it ran out.
+    #[error("the token has been revoked")]
+    Revoked,
     /// The header `Authorization` is no single `Bearer` token (RFC 6750 §2.1), or a credential is empty or given twice.
     #[error("the credential is malformed: {0}")]
     Credential(&'static str),
@@ -88,6 +97,7 @@ impl AuthError {
             Self::Missing(_) => "missing_claim",
             Self::Claim(_) => "bad_claim",
             Self::Ticket => "bad_ticket",
+            Self::Revoked => "revoked",
             Self::Credential(_) => "malformed_credential",
         }
     }
@@ -95,6 +105,10 @@ impl AuthError {
 
 impl From<AuthError> for Fault {
     fn from(error: AuthError) -> Self {
-        Self::new(Kind::AuthenticationFailed, error.to_string())
+        let kind = match error {
+            AuthError::Revoked => Kind::Revoked,
+            _ => Kind::AuthenticationFailed,
+        };
+        Self::new(kind, error.to_string())
     }
 }

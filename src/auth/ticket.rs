@@ -1,5 +1,6 @@
 //! Tickets: short random words that stand for an identity once, so that a browser's WebSocket or EventSource, which
-//! can send no header, needs no token in its URL. Issued and redeemed on the same node; never written anywhere.
+//! can send no header, needs no token in its URL. A ticket names the node that issued it, which alone redeems it: another
+//! node that is shown one asks there. Never written anywhere.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,12 +23,16 @@ const CAPACITY: usize = 100_000;
 /// While the table is full it is searched for old tickets no more often than this: a search takes milliseconds.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// 144 bits, 24 characters: guessing one of 100,000 in 30 s is hopeless at any rate of requests.
+/// 144 bits: guessing one of 100,000 in 30 s is hopeless at any rate of requests.
 type Key = [u8; 18];
+
+/// A key, and the number of the node: 35 characters.
+const TICKET_BYTES: usize = size_of::<Key>() + size_of::<u64>();
 
 /// The tickets of this node that wait to be used.
 #[derive(Debug)]
 pub struct Tickets {
+    node: u64,
     table: Mutex<Table>,
     capacity: usize,
 }
@@ -45,21 +50,15 @@ struct Waiting {
     until: Instant,
 }
 
-impl Default for Tickets {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Tickets {
-    /// An empty table.
-    pub fn new() -> Self {
-        Self::with_capacity(CAPACITY)
+    /// An empty table of the node with that number.
+    pub fn new(node: u64) -> Self {
+        Self::with_capacity(node, CAPACITY)
     }
 
-    fn with_capacity(capacity: usize) -> Self {
+    fn with_capacity(node: u64, capacity: usize) -> Self {
         let table = Table { waiting: HashMap::new(), search_at: Instant::now() };
-        Self { table: Mutex::new(table), capacity }
+        Self { node, table: Mutex::new(table), capacity }
     }
 
     /// A new ticket for that identity: URL-safe characters, good for [`TICKET_LIFETIME`], once.
@@ -80,13 +79,22 @@ impl Tickets {
             );
         }
         table.waiting.insert(key, Waiting { identity, until: now + TICKET_LIFETIME });
-        Ok(URL_SAFE_NO_PAD.encode(key))
+        let mut ticket = [0; TICKET_BYTES];
+        let (first, last) = ticket.split_at_mut(key.len());
+        first.copy_from_slice(&key);
+        last.copy_from_slice(&self.node.to_be_bytes());
+        Ok(URL_SAFE_NO_PAD.encode(ticket))
     }
 
-    /// Who the ticket is for, if it is known and neither used nor too old; it is used up by this. Not for an identity
+    /// The number of the node that has issued the ticket, if it is another one.
+    pub fn issuer_elsewhere(&self, ticket: &str) -> Option<u64> {
+        parse(ticket).map(|(_, node)| node).filter(|node| *node != self.node)
+    }
+
+    /// Who the ticket of this node is for, if it is known and neither used nor too old; it is used up by this. Not for an identity
     /// whose token has run out meanwhile.
     pub fn redeem(&self, ticket: &str) -> Option<Arc<Identity>> {
-        let key: Key = URL_SAFE_NO_PAD.decode(ticket).ok()?.try_into().ok()?;
+        let (key, _) = parse(ticket).filter(|(_, node)| *node == self.node)?;
         let Waiting { identity, until } = self.table.lock().waiting.remove(&key)?;
         let is_good = Instant::now() < until && identity.expires_at.is_none_or(|end| SystemTime::now() < end);
         is_good.then_some(identity)
@@ -125,11 +133,19 @@ impl Table {
     }
 }
 
+fn parse(ticket: &str) -> Option<(Key, u64)> {
+    let bytes: [u8; TICKET_BYTES] = URL_SAFE_NO_PAD.decode(ticket).ok()?.try_into().ok()?;
+    let (key, node) = bytes.split_at(size_of::<Key>());
+    Some((key.try_into().ok()?, u64::from_be_bytes(node.try_into().ok()?)))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::advance;
 
     use super::*;
+
+    const NODE: u64 = 0xff00_0000_0000_0001;
 
     fn guest() -> Arc<Identity> {
         Arc::new(Identity::guest_of_connection())
@@ -137,17 +153,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_ticket_is_good_once() {
-        let tickets = Tickets::new();
+        let tickets = Tickets::new(NODE);
         let identity = guest();
         let ticket = tickets.issue(Arc::clone(&identity)).unwrap();
-        assert_eq!(ticket.len(), 24);
+        assert_eq!(ticket.len(), 35);
         assert!(Arc::ptr_eq(&tickets.redeem(&ticket).unwrap(), &identity));
         assert!(tickets.redeem(&ticket).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_ticket_ends_after_its_lifetime() {
-        let tickets = Tickets::new();
+        let tickets = Tickets::new(NODE);
         let (one, two) = (tickets.issue(guest()).unwrap(), tickets.issue(guest()).unwrap());
         advance(Duration::from_millis(29_999)).await;
         assert!(tickets.redeem(&one).is_some());
@@ -157,7 +173,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_ticket_does_not_outlive_its_token() {
-        let tickets = Tickets::new();
+        let tickets = Tickets::new(NODE);
         let mut identity = Identity::guest_of_connection();
         identity.expires_at = Some(SystemTime::now() - Duration::from_secs(1));
         let ticket = tickets.issue(Arc::new(identity)).unwrap();
@@ -166,19 +182,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_no_ticket_is_none() {
-        let tickets = Tickets::new();
+        let tickets = Tickets::new(NODE);
         let ticket = tickets.issue(guest()).unwrap();
-        for wrong in
-            ["", "a", "ä", &ticket[1..], &format!("{ticket}a"), &format!("{ticket}="), &"A".repeat(24)]
-        {
+        for wrong in [
+            "",
+            "a",
+            "ä",
+            &ticket[1..],
+            &format!("{ticket}a"),
+            &format!("{ticket}="),
+            &"A".repeat(24),
+            &"A".repeat(35),
+        ] {
             assert!(tickets.redeem(wrong).is_none(), "{wrong}");
         }
         assert!(tickets.redeem(&ticket).is_some());
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_ticket_names_its_node() {
+        let (here, there) = (Tickets::new(NODE), Tickets::new(7));
+        let ticket = there.issue(guest()).unwrap();
+        assert_eq!(here.issuer_elsewhere(&ticket), Some(7));
+        assert_eq!(there.issuer_elsewhere(&ticket), None);
+        assert!(here.redeem(&ticket).is_none());
+        assert!(there.redeem(&ticket).is_some());
+        for wrong in ["", "a", "ä", &"A".repeat(24), &format!("{ticket}A")] {
+            assert_eq!(here.issuer_elsewhere(wrong), None, "{wrong}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn tickets_differ() {
-        let tickets = Tickets::new();
+        let tickets = Tickets::new(NODE);
         let mut all: Vec<_> = (0..1000).map(|_| tickets.issue(guest()).unwrap()).collect();
         all.sort();
         all.dedup();
@@ -187,7 +223,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_table_says_when_to_come_again_and_then_has_room() {
-        let tickets = Tickets::with_capacity(3);
+        let tickets = Tickets::with_capacity(NODE, 3);
         for _ in 0..3 {
             tickets.issue(guest()).unwrap();
             advance(Duration::from_secs(1)).await;
@@ -206,7 +242,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_sweep_forgets_the_old() {
-        let tickets = Tickets::new();
+        let tickets = Tickets::new(NODE);
         tickets.issue(guest()).unwrap();
         advance(Duration::from_secs(20)).await;
         let young = tickets.issue(guest()).unwrap();

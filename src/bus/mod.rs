@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use crate::channel::{Channel, ChannelName, Position, Publication};
 
 pub use embedded::EmbeddedBus;
-pub use nats::{NatsBus, NatsError, Peers};
+pub use nats::{NatsBus, NatsError, NodeId, Peers, RevokedBucket};
 
 /// A publication that the bus has accepted: from now on it is in the channel's log, or on its way there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use clap::Args;
 use http_body_util::Full;
 use hyper::Method;
 
-use super::client::{ANSWER, Client, ClientError};
+use super::client::{ANSWER, Client, ClientError, EdgeUrl};
 use super::{ConfigFlags, Failure, print};
 use crate::config;
 
@@ -35,7 +35,7 @@ pub async fn run(flags: Flags) -> Result<(), Failure> {
         Some(admin) => admin,
         None => config::load(&flags.config.source())?.listen.admin,
     };
-    let client = Client::plain(reachable(admin));
+    let client = Client::plain(EdgeUrl::plain(reachable(admin)));
     let request = client
         .request(Method::GET, "/readyz")
         .body(Full::new(Bytes::new()))
@@ -50,7 +50,7 @@ pub async fn run(flags: Flags) -> Result<(), Failure> {
 }
 
 /// A listener on every address is asked on this machine's own.
-fn reachable(admin: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(admin: SocketAddr) -> SocketAddr {
     let ip = match admin.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -6,6 +6,7 @@ mod client;
 pub mod default_config;
 pub mod healthcheck;
 pub mod publish;
+pub mod revoke;
 pub mod serve;
 pub mod subscribe;
 pub mod token;
@@ -67,6 +68,8 @@ pub enum Tool {
     Publish(publish::Flags),
     /// Print what comes in on channels, and come back after a loss without missing anything
     Subscribe(subscribe::Flags),
+    /// Take tokens back before they run out, on every node
+    Revoke(revoke::Flags),
     /// Ask an edge on this machine whether it is ready
     Healthcheck(healthcheck::Flags),
 }
@@ -153,6 +156,7 @@ pub fn run(tool: Tool) -> Result<(), Failure> {
         Tool::Token(flags) => token::run(flags),
         Tool::Publish(flags) => on_one_thread(publish::run(flags)),
         Tool::Subscribe(flags) => on_one_thread(subscribe::run(flags)),
+        Tool::Revoke(flags) => on_one_thread(revoke::run(flags)),
         Tool::Healthcheck(flags) => on_one_thread(healthcheck::run(flags)),
     }
 }

@@ -93,6 +93,8 @@ pub struct Gauges {
     pub log_bytes: usize,
     /// Whether this node is on its way out.
     pub draining: bool,
+    /// Revocations that this node knows.
+    pub revocations: usize,
     /// Whether the bus takes publications.
     pub bus_up: bool,
     /// Subscriptions that the bus has for this node's channels.
@@ -117,12 +119,14 @@ pub struct Metrics {
     errors: [Counter; KINDS * 4],
     malformed: [Counter; 4],
     rate_limited: [Counter; 4],
+    revoked: [Counter; 4],
     gaps: [Counter; 3],
     /// The only one that is looked up, under a lock: once in a connection's life.
     closed: Family<Labels<3>, Counter>,
     channels: Gauge,
     log_bytes: Gauge,
     draining: Gauge,
+    revocations: Gauge,
     bus_up: Gauge,
     subscriptions: Gauge,
     bus_events: Family<Labels<1>, Counter>,
@@ -172,6 +176,8 @@ impl Metrics {
         let malformed =
             of_each(to, "malformed", "Envelopes and requests that could not be understood", &transports);
         let rate_limited = of_each(to, "rate_limited", "Refusals because of a quota", &transports);
+        let revoked =
+            of_each(to, "revoked", "Connections ended and refused for a revoked token", &transports);
         websocket_totals(to, &active, &sent, &received);
         let metrics = Self {
             active,
@@ -180,6 +186,7 @@ impl Metrics {
             received,
             malformed,
             rate_limited,
+            revoked,
             tcp_active: single(to, "tcp_connections_active", "Sockets that are open now"),
             tcp_opened: single(to, "tcp_connections", "Sockets ever accepted"),
             handshakes: of_each(to, "handshakes", "Steps towards a connection", &handshake_labels()),
@@ -201,6 +208,7 @@ impl Metrics {
             channels: single(to, "channels", "Channels on this node"),
             log_bytes: Gauge::default(),
             draining: single(to, "draining", "1 while this node is on its way out"),
+            revocations: single(to, "revocations", "Revocations of tokens that this node knows"),
             bus_up: single(to, "bus_up", "1 while the bus takes publications"),
             subscriptions: single(
                 to,
@@ -243,6 +251,7 @@ impl Metrics {
         match kind {
             Kind::Malformed | Kind::UnknownType => self.malformed[transport as usize].inc(),
             Kind::RateLimited => self.rate_limited[transport as usize].inc(),
+            Kind::Revoked => self.revoked[transport as usize].inc(),
             _ => 0,
         };
     }
@@ -281,6 +290,7 @@ impl Metrics {
         self.channels.set(i64::try_from(gauges.channels).unwrap_or(i64::MAX));
         self.log_bytes.set(i64::try_from(gauges.log_bytes).unwrap_or(i64::MAX));
         self.draining.set(i64::from(gauges.draining));
+        self.revocations.set(i64::try_from(gauges.revocations).unwrap_or(i64::MAX));
         self.bus_up.set(i64::from(gauges.bus_up));
         self.subscriptions.set(i64::try_from(gauges.subscriptions).unwrap_or(i64::MAX));
         for &(event, count) in &gauges.bus_events {

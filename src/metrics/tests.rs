@@ -54,7 +54,7 @@ fn every_series_is_there_from_the_start() {
         assert!(page.lines().any(|found| found == line), "no line {line} in:\n{page}");
     }
     assert!(page.ends_with("# EOF\n"));
-    assert_eq!(page.matches("tidegate_errors_total{").count(), 18 * 4);
+    assert_eq!(page.matches("tidegate_errors_total{").count(), 19 * 4);
 }
 
 #[cfg(target_os = "linux")]

@@ -10,6 +10,7 @@ mod running;
 mod socket;
 mod streams;
 mod tls;
+mod tokens;
 mod websocket_stream;
 
 pub use running::{Running, StartError, run, start};

@@ -133,7 +133,7 @@ async fn dispatch(
     let reads = method == Method::GET || method == Method::HEAD;
     match route {
         Route::WebSocket { echo } if context.h2 && method == Method::CONNECT => {
-            websocket_stream::open(context, call, *echo)
+            websocket_stream::open(context, call, *echo).await
         }
         Route::WebSocket { .. } if context.h2 && method == Method::GET => {
             let how = "over HTTP/2 a WebSocket is an extended CONNECT (RFC 8441)";
@@ -141,25 +141,25 @@ async fn dispatch(
         }
         Route::WebSocket { echo } if method == Method::GET => {
             let mut handshake = Request::from_parts(call.head.clone(), ());
-            let (answer, upgrade) = websocket::accept(call, &mut handshake, *echo);
+            let (answer, upgrade) = websocket::accept(call, &mut handshake, *echo).await;
             *context.upgrade.lock() = upgrade;
             Ok(answer)
         }
         Route::Sse if method == Method::GET => sse::open(call).await,
-        Route::Sse if method == Method::HEAD => sse::head(call),
+        Route::Sse if method == Method::HEAD => sse::head(call).await,
         Route::Poll if method == Method::GET => {
             room(context).await?;
             long_poll::poll(call).await
         }
-        Route::Poll if method == Method::HEAD => long_poll::head(call),
+        Route::Poll if method == Method::HEAD => long_poll::head(call).await,
         Route::Send if method == Method::POST => send::send(call, body).await,
-        Route::Tickets if method == Method::POST => rest::ticket(call),
+        Route::Tickets if method == Method::POST => rest::ticket(call).await,
         Route::Messages(channel) if reads => {
             room(context).await?;
             rest::history(call, channel).await
         }
         Route::Messages(channel) if method == Method::POST => rest::publish(call, channel, body).await,
-        Route::Presence(channel) if reads => rest::presence(call, channel),
+        Route::Presence(channel) if reads => rest::presence(call, channel).await,
         Route::Demo(asset) if reads => call.refusal.clone().map_or_else(|| Ok(page(asset)), Err),
         Route::DemoToken if method == Method::POST => rest::demo_token(call, body).await,
         _ => Err(Fault::new(Kind::MethodNotAllowed, format!("this resource does not know {method}"))),

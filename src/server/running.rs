@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,15 +14,16 @@ use tracing::{info, warn};
 
 use super::accept::{accept_loop, listen};
 use super::tls::{Tls, TlsError};
+use super::tokens;
 use crate::admin::{self, AdminState, Readiness};
 use crate::auth::{Authenticator, GuestSalt, KeyError, OriginError, OriginPolicy, Tickets};
-use crate::bus::{Bus, EmbeddedBus, NatsBus, NatsError};
+use crate::bus::{Bus, BusError, EmbeddedBus, NatsBus, NatsError};
 use crate::config::{BusKind, Config};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::presence::Typing;
 use crate::quota::Quotas;
-use crate::transport::{Drain, Edge};
+use crate::transport::{Bells, Drain, Edge};
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,9 @@ pub enum StartError {
     /// NATS.
     #[error(transparent)]
     Nats(#[from] NatsError),
+    /// The way to the other nodes.
+    #[error("the other nodes can't be listened to: {0}")]
+    Peers(#[from] BusError),
     /// Signals can't be listened for.
     #[error("signals: {0}")]
     Signals(io::Error),
@@ -59,6 +64,8 @@ const TICK: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_secs(2);
 /// How often the quotas of those who have gone are forgotten.
 const FORGET: Duration = Duration::from_mins(1);
+/// Questions to other nodes about tickets at once: each takes a round trip, or 2 s if that node has stopped.
+const ASKING: usize = 256;
 /// How long connections may take to end after the drain's window.
 const DRAIN_GRACE: Duration = Duration::from_secs(3);
 
@@ -83,6 +90,9 @@ pub struct Running {
 pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
     let tls = config.tls.enabled.then(|| Tls::load(&config.tls)).transpose()?.map(Arc::new);
     let edge = Arc::new(edge(&config).await?);
+    // Before anybody can come in: a node that does not know what was revoked would let it in.
+    let revoked = tokens::read_revocations(&edge).await?;
+    let tickets = tokens::hear_tickets(&edge).await?;
     let bind = |key, addr| listen(addr).map_err(|source| StartError::Listen { key, addr, source });
     let (public, private) =
         (bind("listen.addr", config.listen.addr)?, bind("listen.admin", config.listen.admin)?);
@@ -96,10 +106,14 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
         metrics: Arc::clone(&edge.metrics),
         hub: Arc::clone(&edge.hub),
         readiness: Arc::clone(&readiness),
+        revocations: Arc::clone(&edge.revocations),
+        revoked: revoked.as_ref().map(|(bucket, _)| Arc::clone(bucket)),
     };
     background_tasks.spawn(admin::serve(private, Arc::new(state), background.clone()));
     background_tasks
         .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
+    let tokens = tokens::run(Arc::clone(&edge), revoked, tickets);
+    background_tasks.spawn(background.clone().run_until_cancelled_owned(tokens));
     tasks.spawn(accept_loop(Arc::clone(&edge), public, tls, tasks.clone()));
     readiness.set_ready();
     Ok(Running { addr, admin, edge, readiness, tasks, background, background_tasks })
@@ -131,7 +145,7 @@ impl Running {
     /// Stops: not ready, nothing accepted, every connection told and ended within `listen.drain`.
     pub async fn drain(self) {
         self.readiness.set_draining();
-        self.edge.drain.begin();
+        self.edge.begin_drain();
         self.tasks.close();
         if timeout(self.edge.config.listen.drain + DRAIN_GRACE, self.tasks.wait()).await.is_err() {
             warn!(connections = self.tasks.len(), "the drain's window is over; cut off");
@@ -158,22 +172,25 @@ async fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
     };
     Ok(Edge {
         hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
-        nats,
         roster: Arc::default(),
         typing: Typing::default(),
         authenticator: Authenticator::new(&config.auth)?,
-        tickets: Tickets::new(),
+        tickets: Tickets::new(nats.as_ref().map_or_else(rand::random, |nats| nats.peers().node().number())),
+        asking: Semaphore::new(ASKING),
+        revocations: Arc::default(),
+        bells: Bells::default(),
         origins: OriginPolicy::new(&config.origins)?,
         quotas: Quotas::new(&config.quota),
         metrics: Arc::new(Metrics::new()),
         guest_salt: GuestSalt::new(),
         node: rand::random(),
+        nats,
         drain: Drain::new(config.listen.drain),
         config: Arc::clone(config),
     })
 }
 
-/// What time takes away: grace, silence, history, tickets; and files that were changed.
+/// What time takes away: grace, silence, history, tickets, revocations; and files that were changed.
 async fn sweep(edge: Arc<Edge>, tls: Option<Arc<Tls>>) {
     let mut files = Files { keys: changed_at(&edge), edge: Arc::clone(&edge), tls, complaint: String::new() };
     let mut tick = tokio::time::interval(TICK);
@@ -191,6 +208,7 @@ async fn sweep(edge: Arc<Edge>, tls: Option<Arc<Tls>>) {
             let looked = tokio::task::spawn_blocking(move || {
                 files.edge.hub.sweep(files.edge.now());
                 files.edge.tickets.sweep();
+                files.edge.revocations.sweep();
                 files.reload();
                 files
             });

@@ -39,13 +39,13 @@ const WRITE_BYTES: usize = 16 * 1024;
 ///
 /// # Panics
 /// Never: hyper serves a request in its stream's task, which [`Streams`](super::streams::Streams) has begun.
-pub fn open(context: &Arc<Context>, call: &mut Call, echo: bool) -> Result<Answer, Fault> {
+pub async fn open(context: &Arc<Context>, call: &mut Call, echo: bool) -> Result<Answer, Fault> {
     let edge = &context.edge;
     let room = context.places.take().ok_or_else(overloaded)?;
     let (permit, refusal) = admit(edge, context.address, &room)?;
     call.refusal = refusal;
     call.connection = Uuid::new_v4();
-    let (answer, upgrade) = websocket::accept_stream(call, echo);
+    let (answer, upgrade) = websocket::accept_stream(call, echo).await;
     let on_upgrade = call.head.extensions.remove::<OnUpgrade>();
     if let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) {
         debug!(connection = %upgrade.client_id, on = %context.id, address = %context.address, "a stream");

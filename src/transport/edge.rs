@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rand::RngExt as _;
-use slab::Slab;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Authenticator, GuestSalt, OriginPolicy, Tickets};
+use super::bells::Bells;
+use crate::auth::{Authenticator, GuestSalt, OriginPolicy, Revocations, Tickets};
 use crate::bus::NatsBus;
-use crate::channel::Wake;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -33,6 +32,12 @@ pub struct Edge {
     pub authenticator: Authenticator,
     /// Tickets that are out.
     pub tickets: Tickets,
+    /// Questions to other nodes about theirs, at once.
+    pub asking: Semaphore,
+    /// Tokens that were taken back.
+    pub revocations: Arc<Revocations>,
+    /// How connections are told of it, and of the drain.
+    pub bells: Bells,
     /// Which pages may connect.
     pub origins: OriginPolicy,
     /// Rates and counts.
@@ -53,48 +58,24 @@ impl Edge {
     pub fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
     }
+
+    /// Begins the drain.
+    pub fn begin_drain(&self) {
+        self.drain.token.cancel();
+        self.bells.ring_all();
+    }
 }
 
 /// The node's way out: told to every connection once, each with its own moment to go.
 pub struct Drain {
     token: CancellationToken,
     window: Duration,
-    /// A WebSocket has a bell already: a future of its own for this would be a tenth of an idle one.
-    bells: Mutex<Slab<Arc<Wake>>>,
-}
-
-/// While it lives, the drain rings the connection's bell.
-pub struct DrainWatch {
-    edge: Arc<Edge>,
-    key: usize,
-}
-
-impl DrainWatch {
-    /// Has `wake` rung when the drain of `edge` begins; who comes later looks at [`Drain::has_begun`].
-    pub fn new(edge: &Arc<Edge>, wake: &Arc<Wake>) -> Self {
-        let key = edge.drain.bells.lock().insert(Arc::clone(wake));
-        Self { edge: Arc::clone(edge), key }
-    }
-}
-
-impl Drop for DrainWatch {
-    fn drop(&mut self) {
-        self.edge.drain.bells.lock().remove(self.key);
-    }
 }
 
 impl Drain {
     /// A drain that takes `window` at most, once it begins.
     pub fn new(window: Duration) -> Self {
-        Self { token: CancellationToken::new(), window, bells: Mutex::default() }
-    }
-
-    /// Begins it.
-    pub fn begin(&self) {
-        self.token.cancel();
-        for (_, bell) in self.bells.lock().iter() {
-            bell.wake();
-        }
+        Self { token: CancellationToken::new(), window }
     }
 
     /// Ends when it begins.

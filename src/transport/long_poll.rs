@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
 use super::http::{Answer, Call, Opening, json};
-use super::{Caller, Subscriptions};
+use super::{Caller, Doorbell, Subscriptions};
 use crate::close::Fault;
 use crate::metrics::Transport;
 use crate::presence::Lease;
@@ -24,7 +24,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// # Errors
 /// The refusal.
 pub async fn poll(call: &Call) -> Result<Answer, Fault> {
-    let (caller, opening) = admit(call)?;
+    let (caller, opening) = admit(call).await?;
     let edge = &caller.edge;
     let patience = patience(call.query().number("wait")?);
     let _active = edge.metrics.connection(Transport::Poll);
@@ -45,12 +45,14 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
         // The next poll is then refused.
         deadline = deadline.min(Instant::now() + left);
     }
+    let door = Doorbell::new(edge, subscriptions.wake());
+    door.belongs_to(&caller.who);
+    let mut seen = 0;
     while envelopes.is_empty() {
-        let news = tokio::select! {
-            news = timeout_at(deadline, subscriptions.wake().rung()) => news.is_ok(),
-            () = edge.drain.token().cancelled() => false,
-        };
-        if !news {
+        // A bell that rings for something else than news brings an empty read, and the next turn.
+        let rung = !edge.drain.has_begun() && timeout_at(deadline, subscriptions.wake().rung()).await.is_ok();
+        edge.may_stay(&caller.who, &mut seen)?;
+        if !rung {
             break;
         }
         read(&caller, &mut subscriptions, &mut envelopes)?;
@@ -68,16 +70,16 @@ fn patience(wait: Option<u64>) -> Duration {
 ///
 /// # Errors
 /// The refusal.
-pub fn head(call: &Call) -> Result<Answer, Fault> {
-    let (caller, opening) = admit(call)?;
+pub async fn head(call: &Call) -> Result<Answer, Fault> {
+    let (caller, opening) = admit(call).await?;
     call.query().number("wait")?;
     opening.joins.iter().try_for_each(|join| caller.may_join(&join.channel))?;
     Ok(json(StatusCode::OK, Bytes::new()))
 }
 
 /// Who asks, and for what.
-fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
-    let caller = call.caller(Transport::Poll)?;
+async fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
+    let caller = call.caller(Transport::Poll).await?;
     caller.edge.quotas.of(&caller.who).request()?;
     let opening = call.opening()?;
     if opening.joins.is_empty() {

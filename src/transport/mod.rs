@@ -1,6 +1,8 @@
 //! Transports move cursors: each turns what a client sends into requests and what its cursors read into bytes. All of
 //! them share the session's rules and the subscriptions; none knows the bus.
 
+mod admission;
+mod bells;
 mod cursor_string;
 mod edge;
 pub mod http;
@@ -12,7 +14,9 @@ pub mod sse;
 mod subscriptions;
 pub mod websocket;
 
+pub use admission::TICKET_TOPIC;
+pub use bells::{Bells, Doorbell};
 pub use cursor_string::{CursorError, CursorString, Place};
-pub use edge::{Drain, DrainWatch, Edge};
+pub use edge::{Drain, Edge};
 pub use session::Caller;
 pub use subscriptions::{Event, Joined, Subscriptions};

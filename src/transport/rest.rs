@@ -22,7 +22,7 @@ const DEMO_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// # Errors
 /// The refusal.
 pub async fn history(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
-    let caller = call.caller(Transport::Http)?;
+    let caller = call.caller(Transport::Http).await?;
     caller.edge.quotas.of(&caller.who).request()?;
     let query = call.query();
     let after = query.number("after")?.unwrap_or(0);
@@ -39,7 +39,7 @@ pub async fn history(call: &Call, channel: &ChannelName) -> Result<Answer, Fault
 /// # Errors
 /// The refusal.
 pub async fn publish(call: &Call, channel: &ChannelName, body: &mut HttpIncoming) -> Result<Answer, Fault> {
-    let caller = call.caller(Transport::Http)?;
+    let caller = call.caller(Transport::Http).await?;
     let rates = &caller.edge.quotas;
     let config = &caller.edge.config;
     let body = read_body(body, config.limits.message_bytes, config.listen.request_timeout).await?;
@@ -55,8 +55,8 @@ pub async fn publish(call: &Call, channel: &ChannelName, body: &mut HttpIncoming
 ///
 /// # Errors
 /// The refusal.
-pub fn presence(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
-    let caller = call.caller(Transport::Http)?;
+pub async fn presence(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
+    let caller = call.caller(Transport::Http).await?;
     caller.edge.quotas.of(&caller.who).request()?;
     Ok(payload(StatusCode::OK, &caller.presence(channel)?))
 }
@@ -65,14 +65,14 @@ pub fn presence(call: &Call, channel: &ChannelName) -> Result<Answer, Fault> {
 ///
 /// # Errors
 /// The refusal.
-pub fn ticket(call: &Call) -> Result<Answer, Fault> {
+pub async fn ticket(call: &Call) -> Result<Answer, Fault> {
     let needed =
         || Fault::new(Kind::AuthenticationRequired, "a ticket is made of a token: Authorization: Bearer");
     // Not of another ticket: one that leaked would then be good for ever.
     if call.query().get("ticket").is_some() {
         return Err(needed());
     }
-    let who = call.identify()?.ok_or_else(needed)?;
+    let who = call.identify().await?.ok_or_else(needed)?;
     call.edge.quotas.of(&who).request()?;
     let ticket = call.edge.tickets.issue(who)?;
     let expires_in = TICKET_LIFETIME.as_secs();

@@ -29,7 +29,7 @@ const BODY_FACTOR: usize = 16;
 /// # Errors
 /// The refusal.
 pub async fn send(call: &Call, body: &mut HttpIncoming) -> Result<Answer, Fault> {
-    let caller = call.caller(Transport::Http)?;
+    let caller = call.caller(Transport::Http).await?;
     let limits = &call.edge.config.limits;
     let body =
         read_body(body, limits.message_bytes * BODY_FACTOR, call.edge.config.listen.request_timeout).await?;

@@ -9,10 +9,9 @@ use bytes::Bytes;
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::http::{Answer, Body, Call, Content, Opening};
-use super::{Caller, Edge, Event, Subscriptions};
+use super::{Caller, Doorbell, Edge, Event, Subscriptions};
 use crate::close::{Fault, Kind};
 use crate::envelope;
 use crate::metrics::{ActiveGuard, Transport};
@@ -30,7 +29,7 @@ const BATCH_BYTES: usize = 16 * 1024;
 /// # Errors
 /// The refusal.
 pub async fn open(call: &Call) -> Result<Answer, Fault> {
-    let (caller, opening) = admit(call)?;
+    let (caller, opening) = admit(call).await?;
     let mut subscriptions = Subscriptions::new();
     let mut head = format!("retry: {RETRY_MS}\n\n").into_bytes();
     push_event(&mut head, None, &Caller::established(&caller.edge, caller.client_id, Some(&caller.who)));
@@ -48,15 +47,15 @@ pub async fn open(call: &Call) -> Result<Answer, Fault> {
 ///
 /// # Errors
 /// The refusal.
-pub fn head(call: &Call) -> Result<Answer, Fault> {
-    let (caller, opening) = admit(call)?;
+pub async fn head(call: &Call) -> Result<Answer, Fault> {
+    let (caller, opening) = admit(call).await?;
     opening.joins.iter().try_for_each(|join| caller.may_join(&join.channel))?;
     Ok(answer(call, Body::EMPTY))
 }
 
 /// Who asks, and for what.
-fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
-    let caller = call.caller(Transport::Sse)?;
+async fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
+    let caller = call.caller(Transport::Sse).await?;
     caller.edge.quotas.of(&caller.who).request()?;
     let opening = call.opening()?;
     if opening.joins.is_empty() {
@@ -89,8 +88,10 @@ pub struct SseBody {
     expires: Option<Instant>,
     /// A drain has begun: when to go, and when the client is to come back.
     leave: Option<(Instant, Duration)>,
-    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     ended: bool,
+    /// The revocations that it has seen.
+    seen: u32,
+    _door: Doorbell,
     _active: ActiveGuard,
 }
 
@@ -98,6 +99,8 @@ impl SseBody {
     fn new(caller: Caller, subscriptions: Subscriptions, head: Bytes) -> Self {
         let comment_due = Instant::now() + COMMENT_INTERVAL;
         let expires = caller.who.expires_in().map(|left| Instant::now() + left);
+        let door = Doorbell::new(&caller.edge, subscriptions.wake());
+        door.belongs_to(&caller.who);
         Self {
             subscriptions,
             head: Some(head),
@@ -105,8 +108,9 @@ impl SseBody {
             comment_due,
             expires,
             leave: None,
-            drain: Some(Box::pin(caller.edge.drain.token().clone().cancelled_owned())),
             ended: false,
+            seen: 0,
+            _door: door,
             _active: caller.edge.metrics.connection(Transport::Sse),
             caller,
         }
@@ -126,6 +130,9 @@ impl SseBody {
                 let (leave, retry) = self.caller.edge.drain.spread();
                 self.leave = Some((Instant::now() + leave, retry));
             }
+            if let Err(fault) = self.caller.edge.may_stay(&self.caller.who, &mut self.seen) {
+                return Poll::Ready(Some(self.end(&fault)));
+            }
             if let Some(chunk) = self.tick() {
                 return Poll::Ready(Some(chunk));
             }
@@ -135,12 +142,6 @@ impl SseBody {
                 Err(fault) => return Poll::Ready(Some(self.end(&fault))),
             }
             if self.subscriptions.wake().poll_rung(context).is_ready() {
-                continue;
-            }
-            if let Some(drain) = &mut self.drain
-                && drain.as_mut().poll(context).is_ready()
-            {
-                self.drain = None;
                 continue;
             }
             let due = [self.expires, self.leave.map(|(at, _)| at)];

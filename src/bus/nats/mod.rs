@@ -19,6 +19,7 @@ mod interest;
 mod message;
 mod peers;
 mod publish;
+mod revoked;
 mod stream;
 mod subject;
 
@@ -47,6 +48,7 @@ use stream::Stream;
 use subject::Subjects;
 
 pub use peers::{NodeId, Peers, Question, Questions, Said, Words};
+pub use revoked::{Following, RevokedBucket};
 
 /// Publications that wait for their acknowledgement at most; more are refused at once.
 const PUBLISHING: usize = 8192;

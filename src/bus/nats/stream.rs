@@ -396,7 +396,7 @@ async fn ensure(context: &Context, wanted: &Config) -> Result<Info, NatsError> {
     }
 }
 
-fn is_missing(error: &context::GetStreamError) -> bool {
+pub(super) fn is_missing(error: &context::GetStreamError) -> bool {
     matches!(
         error.kind(),
         context::GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND

@@ -7,7 +7,6 @@ mod url;
 mod websocket;
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -145,8 +144,8 @@ impl Client {
     }
 
     /// Without TLS and token: how operators ask.
-    pub(super) fn plain(addr: SocketAddr) -> Self {
-        Self { url: EdgeUrl::plain(addr), tls: None, authorization: None }
+    pub(super) fn plain(url: EdgeUrl) -> Self {
+        Self { url, tls: None, authorization: None }
     }
 
     /// For messages.

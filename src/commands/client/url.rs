@@ -29,7 +29,7 @@ pub(crate) struct NoUrl;
 
 impl EdgeUrl {
     /// Without TLS.
-    pub(super) fn plain(addr: SocketAddr) -> Self {
+    pub(in crate::commands) fn plain(addr: SocketAddr) -> Self {
         Self {
             tls: false,
             authority: addr.to_string(),
@@ -37,6 +37,11 @@ impl EdgeUrl {
             port: addr.port(),
             path: String::new(),
         }
+    }
+
+    /// Whether it is without TLS.
+    pub(in crate::commands) fn is_plain(&self) -> bool {
+        !self.tls
     }
 
     /// Whether it is this machine.

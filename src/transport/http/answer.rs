@@ -180,7 +180,7 @@ fn write_fault_headers(fault: &Fault, headers: &mut HeaderMap) {
         Kind::AuthenticationRequired => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        Kind::AuthenticationFailed => {
+        Kind::AuthenticationFailed | Kind::Revoked => {
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }

@@ -104,11 +104,11 @@ impl Call {
             .any(|accept| accept.as_bytes().windows(17).any(|part| part == b"text/event-stream"))
     }
 
-    /// Origin, quota and token, in this order: who it is, if somebody.
+    /// Origin, quota and token, in this order: who it is, if somebody. Waits only for the node that has issued a ticket.
     ///
     /// # Errors
     /// The refusal.
-    pub fn identify(&self) -> Result<Option<Arc<Identity>>, Fault> {
+    pub async fn identify(&self) -> Result<Option<Arc<Identity>>, Fault> {
         let origin = self.origin();
         if let Err(fault) = origin.admit() {
             let Origin::Refused(shown) = &origin else { return Err(fault) };
@@ -118,15 +118,15 @@ impl Call {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
-        self.credential(&origin).map_err(|error| self.audit(error))
+        self.credential(&origin).await.map_err(|error| self.audit(error))
     }
 
     /// [`Call::identify`] for a transport without a connection of its own: without a token, a guest or a refusal.
     ///
     /// # Errors
     /// The refusal.
-    pub fn caller(&self, transport: Transport) -> Result<Caller, Fault> {
-        let who = match (self.identify()?, self.edge.config.auth.mode) {
+    pub async fn caller(&self, transport: Transport) -> Result<Caller, Fault> {
+        let who = match (self.identify().await?, self.edge.config.auth.mode) {
             (Some(who), _) => who,
             (None, AuthMode::Optional) => {
                 Arc::new(Identity::guest_of_address(self.address, &self.edge.guest_salt))
@@ -194,15 +194,15 @@ impl Call {
         self.head.method == Method::GET
     }
 
-    fn credential(&self, origin: &Origin<'_>) -> Result<Option<Arc<Identity>>, AuthError> {
+    async fn credential(&self, origin: &Origin<'_>) -> Result<Option<Arc<Identity>>, AuthError> {
         let Some(credential) = auth::find(&self.head.headers, self.head.uri.query())? else {
             return Ok(None);
         };
         let secret = credential.secret.expose();
         match credential.source {
-            Source::Ticket => self.edge.tickets.redeem(secret).map(Some).ok_or(AuthError::Ticket),
+            Source::Ticket => self.edge.redeem(secret).await.map(Some),
             Source::Cookie if !origin.may_use_cookie() => Ok(None),
-            _ => self.edge.authenticator.verify(secret).map(|who| Some(Arc::new(who))),
+            _ => self.edge.verify(secret).map(Some),
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct Upgrade {
 }
 
 /// Answers a request for a WebSocket; with [`Upgrade`] if it becomes one.
-pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, Option<Upgrade>) {
+pub async fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, Option<Upgrade>) {
     if !fastwebsockets::upgrade::is_upgrade_request(request) {
         let fault = Fault::new(Kind::UpgradeRequired, "this resource speaks WebSocket only");
         return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
@@ -62,12 +62,12 @@ pub fn accept<B>(call: &Call, request: &mut Request<B>, echo: bool) -> (Answer, 
     let mut answer = Response::new(Body::EMPTY);
     *answer.status_mut() = switching.status();
     *answer.headers_mut() = switching.headers().clone();
-    agree(call, answer, echo)
+    agree(call, answer, echo).await
 }
 
 /// Answers an extended `CONNECT`, the handshake of HTTP/2 (RFC 8441 §5): `:protocol` and the status stand for what
 /// `Upgrade`, `Connection`, `Sec-WebSocket-Key` and `-Accept` say over HTTP/1.1. The rest is the same.
-pub fn accept_stream(call: &Call, echo: bool) -> (Answer, Option<Upgrade>) {
+pub async fn accept_stream(call: &Call, echo: bool) -> (Answer, Option<Upgrade>) {
     let refuse = |fault: &Fault| call.refuse(crate::metrics::Transport::WebSocket, fault);
     let protocol = call.head.extensions.get::<Protocol>();
     if !protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket")) {
@@ -81,16 +81,16 @@ pub fn accept_stream(call: &Call, echo: bool) -> (Answer, Option<Upgrade>) {
         answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return (answer, None);
     }
-    agree(call, Response::new(Body::EMPTY), echo)
+    agree(call, Response::new(Body::EMPTY), echo).await
 }
 
 /// What both handshakes have in common: who comes for what, and what `answer` says to the offers.
-fn agree(call: &Call, mut answer: Answer, echo: bool) -> (Answer, Option<Upgrade>) {
+async fn agree(call: &Call, mut answer: Answer, echo: bool) -> (Answer, Option<Upgrade>) {
     let Ok(deflate) = deflate(call) else {
         let fault = Fault::malformed("Sec-WebSocket-Extensions is no list of extensions");
         return (call.refuse(crate::metrics::Transport::WebSocket, &fault), None);
     };
-    let who = who(call);
+    let who = who(call).await;
     // Who is refused is not worth the reading of what it wants.
     let opening = if who.is_ok() { call.opening() } else { Ok(Opening::default()) };
     if offers_subprotocol(call) {
@@ -103,8 +103,8 @@ fn agree(call: &Call, mut answer: Answer, echo: bool) -> (Answer, Option<Upgrade
     (answer, Some(Upgrade { client_id: call.connection, who, opening, deflate, echo }))
 }
 
-fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
-    match (call.identify()?, call.edge.config.auth.mode) {
+async fn who(call: &Call) -> Result<Option<Arc<Identity>>, Fault> {
+    match (call.identify().await?, call.edge.config.auth.mode) {
         (None, AuthMode::Optional) => Ok(Some(Arc::new(Identity::guest_of_connection()))),
         (who, _) => Ok(who),
     }

@@ -25,7 +25,7 @@ use crate::metrics::{ActiveGuard, Transport};
 use crate::presence::Lease;
 use crate::quota::ConnectionQuota;
 use crate::transport::http::Opening;
-use crate::transport::{Caller, DrainWatch, Edge, Event, Subscriptions};
+use crate::transport::{Caller, Doorbell, Edge, Event, Subscriptions};
 
 /// Bytes read from cursors into one write: enough for a burst to become one record, little enough that nobody starves.
 const BATCH_BYTES: usize = 16 * 1024;
@@ -58,7 +58,9 @@ pub struct Session<S> {
     _active: ActiveGuard,
     /// The client has been told already why it is closed.
     told: bool,
-    _drain: DrainWatch,
+    /// The revocations that it has seen.
+    seen: u32,
+    door: Doorbell,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -66,7 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub fn begin(edge: &Arc<Edge>, upgrade: Upgrade, stream: S, unread: &Bytes) -> Box<Self> {
         let (wire, fed) = Wire::new(stream, unread, &edge.config.limits, upgrade.deflate);
         let (now, subscriptions) = (Instant::now(), Subscriptions::new());
-        let drain = DrainWatch::new(edge, subscriptions.wake());
+        let door = Doorbell::new(edge, subscriptions.wake());
         let mut session = Box::new(Self {
             client_id: upgrade.client_id,
             who: None,
@@ -80,8 +82,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             lost: fed.err(),
             _active: edge.metrics.connection(Transport::WebSocket),
             told: false,
+            seen: 0,
             clock: Clock::new(edge, now),
-            _drain: drain,
+            door,
             edge: Arc::clone(edge),
         });
         session.refused = session.open(upgrade.who, upgrade.opening).err().map(Box::new);
@@ -171,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Waits for whatever comes first: the socket, news in a channel, the drain, the clock.
+    /// Waits for whatever comes first: the socket, news in a channel, a drain or a revocation, the clock.
     async fn next(&mut self) -> Result<(), Loss> {
         let deadline = self.clock.next(&self.edge);
         if self.sleep.deadline() != deadline {
@@ -300,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     fn authenticate(&mut self, token: &str, correlation_id: Option<&str>) -> Result<(), Fault> {
-        let who = self.edge.authenticator.verify(token).map_err(|error| {
+        let who = self.edge.verify(token).map_err(|error| {
             tracing::warn!(connection = %self.client_id, reason = error.reason(), "authentication failed: {error}");
             Fault::from(error)
         })?;
@@ -311,13 +314,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let payload = serde_json::json!({ "ok": true, "user_id": &*who.user_id, "expires_at": expires_at });
         let answer = envelope::encode("auth_response", &payload, correlation_id);
         self.say(&answer);
-        self.identify(Arc::new(who));
+        self.identify(who);
         Ok(())
     }
 
     /// From now on the client is that one; joins that waited for it are made.
     fn identify(&mut self, who: Arc<Identity>) {
         self.clock.token_due = who.expires_in().map(|left| Instant::now() + left);
+        self.door.belongs_to(&who);
+        self.seen = 0;
         self.stop_typing();
         let left = self.subscriptions.renew(&self.edge, &who, Lease::Stream);
         self.who = Some(Arc::clone(&who));
@@ -381,6 +386,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Something is due.
     fn tick(&mut self) -> Result<(), End> {
         let now = Instant::now();
+        if let Some(who) = &self.who {
+            self.edge.may_stay(who, &mut self.seen)?;
+        }
         let clock = &mut self.clock;
         if clock.leave.is_none() && self.edge.drain.has_begun() {
             let (leave, retry) = self.edge.drain.spread();
