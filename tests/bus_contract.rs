@@ -63,10 +63,13 @@ macro_rules! contract {
 
 contract!(embedded, async { Nodes::embedded() });
 contract!(nats, Nodes::nats(2, |_| {}));
-contract!(nats_with_several_streams, Nodes::nats(2, |config| {
-    config.bus.streams = 3;
-    config.bus.storage = Storage::Memory;
-}));
+contract!(
+    nats_with_several_streams,
+    Nodes::nats(2, |config| {
+        config.bus.streams = 3;
+        config.bus.storage = Storage::Memory;
+    })
+);
 
 /// Nodes of one installation, and what they need to live.
 struct Nodes {
@@ -178,7 +181,8 @@ async fn positions_rise_and_logs_keep_their_order(nodes: &Nodes) {
             before = *seq;
         }
         for publisher in 0..4 {
-            let mine = messages.iter().filter_map(|(_, _, data)| data.strip_prefix(&format!("[{publisher},")));
+            let mine =
+                messages.iter().filter_map(|(_, _, data)| data.strip_prefix(&format!("[{publisher},")));
             let order: Vec<u32> = mine.map(|n| n.trim_end_matches(']').parse().expect("a number")).collect();
             assert!(order.is_sorted(), "publisher {publisher}: {order:?}");
         }
@@ -295,7 +299,10 @@ async fn a_stream_that_is_not_as_needed_is_named_with_what_differs() {
     assert!(nodes.bus().await.is_ok(), "more than is needed does no harm");
     nodes.config.limits.message_bytes = 16 << 20;
     let Err(error) = nodes.bus().await else { panic!("it must not start") };
-    assert!(error.to_string().starts_with("limits.message_bytes = 16777216 is more than NATS takes"), "{error}");
+    assert!(
+        error.to_string().starts_with("limits.message_bytes = 16777216 is more than NATS takes"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

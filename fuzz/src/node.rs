@@ -42,10 +42,12 @@ pub fn open_to_everyone() -> Config {
 /// If the configuration has no usable key or Origin.
 pub fn node(config: Config) -> Edge {
     let bus = Arc::new(EmbeddedBus::new());
+    let hub = Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus));
     Edge {
-        hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
-        roster: Arc::new(Roster::default()),
-        typing: Typing::default(),
+        nats: None,
+        roster: Arc::new(Roster::new(Arc::clone(&hub))),
+        typing: Arc::new(Typing::new(Arc::clone(&hub))),
+        hub,
         authenticator: Authenticator::new(&config.auth).expect("the secret is long enough"),
         tickets: Tickets::new(),
         origins: OriginPolicy::new(&config.origins).expect("the Origin is one"),

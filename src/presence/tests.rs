@@ -1,20 +1,28 @@
-//! Who counts as there, and as typing, as time goes by.
+//! Who counts as there, and as typing, as time goes by: on one node, and on several that hear each other or do not.
+
+mod nodes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Lease, Roster, Typing};
-use crate::channel::{Channel, Cursor, Epoch, Item, Resume, Retention, Viewer};
+use crate::bus::EmbeddedBus;
+use crate::channel::{Channel, ChannelName, Cursor, Item, Resume, Viewer};
+use crate::config::{Channels, Limits};
+use crate::hub::Hub;
 
-fn channel() -> Arc<Channel> {
-    let retention = Retention {
-        history_size: 10,
-        history_bytes: usize::MAX,
-        history_ttl: Duration::from_mins(10),
-        lag_bytes: 0,
-        lag: Duration::ZERO,
-    };
-    Arc::new(Channel::new("chat:a".parse().unwrap(), retention, Epoch::new(1), 0, Instant::now()))
+fn hub() -> Arc<Hub> {
+    Arc::new(Hub::new(Channels::default(), Limits::default(), Arc::new(EmbeddedBus::new())))
+}
+
+async fn scene() -> (Arc<Roster>, Typing, Arc<Channel>) {
+    let hub = hub();
+    let channel = hub.open(&name("chat:a")).await.unwrap();
+    (Arc::new(Roster::new(Arc::clone(&hub))), Typing::new(hub), channel)
+}
+
+fn name(name: &str) -> ChannelName {
+    name.parse().unwrap()
 }
 
 fn watcher(channel: &Channel) -> Cursor {
@@ -45,7 +53,7 @@ async fn pass(roster: &Arc<Roster>, typing: &Typing, time: Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn a_user_is_there_while_one_connection_is_and_3_s_more() {
-    let (roster, typing, channel) = (Arc::<Roster>::default(), Typing::default(), channel());
+    let (roster, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
     let alice: Arc<str> = "alice".into();
     let one = roster.join(&channel, &alice, None, Lease::Stream);
@@ -69,7 +77,7 @@ async fn a_user_is_there_while_one_connection_is_and_3_s_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_poll_keeps_its_user_for_10_s() {
-    let (roster, typing, channel) = (Arc::<Roster>::default(), Typing::default(), channel());
+    let (roster, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
     let alice: Arc<str> = "alice".into();
     for _ in 0..3 {
@@ -88,12 +96,12 @@ async fn a_poll_keeps_its_user_for_10_s() {
 
 #[tokio::test(start_paused = true)]
 async fn typing_ends_by_itself_after_5_s_of_silence() {
-    let (roster, typing, channel) = (Arc::<Roster>::default(), Typing::default(), channel());
+    let (roster, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
     let (alice, client) = ("alice".into(), uuid::Uuid::new_v4());
-    typing.start(&channel, &alice, client);
+    typing.start(channel.name(), &alice, client);
     pass(&roster, &typing, Duration::from_secs(4)).await;
-    typing.start(&channel, &alice, client);
+    typing.start(channel.name(), &alice, client);
     pass(&roster, &typing, Duration::from_secs(4)).await;
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null", "typing_start alice null"]);
     pass(&roster, &typing, Duration::from_millis(1001)).await;
@@ -104,12 +112,12 @@ async fn typing_ends_by_itself_after_5_s_of_silence() {
 
 #[tokio::test(start_paused = true)]
 async fn typing_ends_once_and_with_the_connection_that_began_it() {
-    let (typing, channel) = (Typing::default(), channel());
+    let (_, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
     let (alice, client) = ("alice".into(), uuid::Uuid::new_v4());
     typing.stop(channel.name(), &alice);
     assert_eq!(told(&channel, &mut cursor), [""; 0], "who did not type can't stop");
-    typing.start(&channel, &alice, client);
+    typing.start(channel.name(), &alice, client);
     typing.gone(channel.name(), &alice, uuid::Uuid::new_v4());
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);
     typing.gone(channel.name(), &alice, client);
@@ -117,7 +125,7 @@ async fn typing_ends_once_and_with_the_connection_that_began_it() {
     assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
     // A start soon after a stop lasts its own 5 s.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    typing.start(&channel, &alice, client);
+    typing.start(channel.name(), &alice, client);
     tokio::time::sleep(Duration::from_secs(3)).await;
     typing.sweep();
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);

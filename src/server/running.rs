@@ -15,11 +15,11 @@ use super::accept::{accept_loop, listen};
 use super::tls::{Tls, TlsError};
 use crate::admin::{self, AdminState, Readiness};
 use crate::auth::{Authenticator, GuestSalt, KeyError, OriginError, OriginPolicy, Tickets};
-use crate::bus::{Bus, EmbeddedBus, NatsBus, NatsError};
+use crate::bus::{Bus, BusError, EmbeddedBus, NatsBus, NatsError};
 use crate::config::{BusKind, Config};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::Typing;
+use crate::presence::{Exchange, Roster, Typing};
 use crate::quota::Quotas;
 use crate::transport::{Drain, Edge};
 
@@ -48,6 +48,9 @@ pub enum StartError {
     /// NATS.
     #[error(transparent)]
     Nats(#[from] NatsError),
+    /// The other nodes can't be spoken to.
+    #[error(transparent)]
+    Peers(#[from] BusError),
     /// Signals can't be listened for.
     #[error("signals: {0}")]
     Signals(io::Error),
@@ -100,6 +103,11 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
     background_tasks.spawn(admin::serve(private, Arc::new(state), background.clone()));
     background_tasks
         .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
+    if let Some(nats) = &edge.nats {
+        let (roster, typing) = (Arc::clone(&edge.roster), Arc::clone(&edge.typing));
+        let exchange = Exchange::begin(roster, typing, nats.peers().clone()).await?;
+        background_tasks.spawn(exchange.run(background.clone()));
+    }
     tasks.spawn(accept_loop(Arc::clone(&edge), public, tls, tasks.clone()));
     readiness.set_ready();
     Ok(Running { addr, admin, edge, readiness, tasks, background, background_tasks })
@@ -156,11 +164,12 @@ async fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
         Some(nats) => Arc::clone(nats) as Arc<dyn Bus>,
         None => Arc::new(EmbeddedBus::new()),
     };
+    let hub = Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus));
     Ok(Edge {
-        hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
         nats,
-        roster: Arc::default(),
-        typing: Typing::default(),
+        roster: Arc::new(Roster::new(Arc::clone(&hub))),
+        typing: Arc::new(Typing::new(Arc::clone(&hub))),
+        hub,
         authenticator: Authenticator::new(&config.auth)?,
         tickets: Tickets::new(),
         origins: OriginPolicy::new(&config.origins)?,
