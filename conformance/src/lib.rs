@@ -3,6 +3,11 @@
 
 pub mod edge;
 pub mod wire;
+pub mod nats;
+pub mod link;
+pub mod ports;
+pub mod signal;
+pub mod edges;
 
 pub mod envelope;
 pub mod feed;
@@ -16,4 +21,5 @@ pub mod garbage;
 pub mod h2spec;
 pub mod shapes;
 pub mod load;
+pub mod scale;
 pub mod switching;

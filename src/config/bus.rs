@@ -191,4 +191,44 @@ mod tests {
         let shown = format!("{bus:?}");
         assert!(shown.contains("a:1") && shown.contains("b:2") && !shown.contains("hunter2"), "{shown}");
     }
+
+    #[test]
+    fn what_contradicts_itself_is_named_at_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tidegate.toml");
+        let error = |text: &str| {
+            let secret = "[auth]\nhs256_secret = \"0123456789abcdef0123456789abcdef\"\n";
+            std::fs::write(&path, format!("{text}\n{secret}")).unwrap();
+            let source =
+                crate::config::Source { file: Some(path.clone()), ..crate::config::Source::default() };
+            crate::config::load(&source)
+                .unwrap_err()
+                .to_string()
+                .replace(&*directory.path().to_string_lossy(), "")
+        };
+        let nats = "[bus]\nkind = \"nats\"\n";
+        for (text, said) in [
+            ("user = \"a\"", "/tidegate.toml:3: bus.user = \"a\" needs bus.password"),
+            ("tls_key = \"a\"", "/tidegate.toml:3: bus.tls_key = \"a\" needs bus.tls_cert"),
+            ("replicas = 2", "/tidegate.toml:3: bus.replicas = 2 must be 1, 3 or 5"),
+            (
+                "token = \"a\"\ncredentials = \"b\"",
+                "/tidegate.toml:4: bus.credentials = \"b\" is one of credentials, user or token: set one of them",
+            ),
+            (
+                "[channels.default]\nsubject = \"a.*\"",
+                "/tidegate.toml:4: channels.default.subject = \"a.*\" belongs to a namespace of its own, such as [channels.orders]",
+            ),
+            (
+                "[channels.a]\nsubject = \"x.*\"\n[channels.b]\nsubject = \"x.*\"",
+                "/tidegate.toml:6: channels.b.subject = \"x.*\" has subjects in common with channels.a.subject",
+            ),
+            (
+                "[channels.a]\nsubject = \"tidegate.a.*\"",
+                "/tidegate.toml:4: channels.a.subject = \"tidegate.a.*\" begins with bus.prefix, \"tidegate\", whose subjects are the edge's own",
+            ),
+        ] {
+            assert_eq!(error(&format!("{nats}{text}")), said);
+        }
+    }
 }

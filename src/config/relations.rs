@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::keys::wrong;
 use super::tree::Node;
-use super::{AuthMode, Config, ConfigError, Place};
+use super::{AuthMode, BusKind, Config, ConfigError, Place};
 
 /// Holds the settings against each other.
 ///
@@ -46,6 +46,9 @@ pub(super) fn check(config: &Config, tree: &Node) -> Result<(), ConfigError> {
 /// What belongs together for NATS.
 fn check_bus(config: &Config, tree: &Node) -> Result<(), ConfigError> {
     let bus = &config.bus;
+    if bus.kind == BusKind::Embedded {
+        return Ok(());
+    }
     let pairs = [
         (["bus", "user"], bus.user.is_some(), ["bus", "password"], bus.password.is_some()),
         (["bus", "tls_cert"], bus.tls_cert.is_some(), ["bus", "tls_key"], bus.tls_key.is_some()),

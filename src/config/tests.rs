@@ -159,7 +159,7 @@ const WRONG_FILES: &[(&str, &str)] = &[
     ("tls = false", "tidegate.toml:1: tls = false must be a section: [tls]"),
     (
         "[channels.chat]\njoyn = 1",
-        "tidegate.toml:2: channels.chat.joyn is no key; there are history_size, history_bytes, history_ttl, presence, join, send, slow_consumer",
+        "tidegate.toml:2: channels.chat.joyn is no key; there are history_size, history_bytes, history_ttl, presence, join, send, slow_consumer, subject",
     ),
     (
         "[channels]\njoin = \"anyone\"",
@@ -227,9 +227,9 @@ const WRONG_FILES: &[(&str, &str)] = &[
     ),
     (
         "[bus]\nurl = \"x\"\nkind = \"nats\"",
-        "tidegate.toml:3: bus.kind = \"nats\" is not there yet: this version runs on one node, \"embedded\"",
+        "tidegate.toml:2: bus.url = … must be one or more servers: \"nats://host:4222, tls://other:4222\"",
     ),
-    ("[bus]\nkind = \"kafka\"", "tidegate.toml:2: bus.kind = \"kafka\" must be \"embedded\""),
+    ("[bus]\nkind = \"kafka\"", "tidegate.toml:2: bus.kind = \"kafka\" must be one of \"embedded\", \"nats\""),
 ];
 
 #[test]

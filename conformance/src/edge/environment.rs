@@ -53,6 +53,17 @@ pub fn traffic_folder() -> Option<PathBuf> {
     std::env::var_os("CONFORMANCE_TRAFFIC").map(PathBuf::from)
 }
 
+/// Where a program may be: what the variable names and nothing else, or its name in each folder of the PATH and then the
+/// other places.
+pub(crate) fn programs(variable: &str, name: &str, elsewhere: &[PathBuf]) -> Vec<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return vec![PathBuf::from(path)];
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_the_path = std::env::split_paths(&path).map(|folder| folder.join(name));
+    on_the_path.chain(elsewhere.iter().cloned()).collect()
+}
+
 /// Variables that the server would take for its own configuration.
 pub(super) fn of_the_server() -> Vec<OsString> {
     let names = std::env::vars_os().map(|(name, _)| name);

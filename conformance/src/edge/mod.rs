@@ -233,6 +233,27 @@ impl Edge {
         if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("kill: {status}"))) }
     }
 
+    /// The started process's id.
+    ///
+    /// # Errors
+    /// When it was not started here.
+    pub fn pid(&self) -> std::io::Result<u32> {
+        let child = self.child.as_ref();
+        child.map(Child::id).ok_or_else(|| std::io::Error::other("a server of somebody else's"))
+    }
+
+    /// Waits until the started process has gone by itself, and says whether it did in time.
+    pub async fn is_gone(&mut self, within: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + within;
+        while self.is_alive() {
+            if tokio::time::Instant::now() > deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        true
+    }
+
     /// Whether the started process still runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(None)))

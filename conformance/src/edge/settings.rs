@@ -105,7 +105,7 @@ impl Settings {
         beyond.next().map(|(key, value)| format!("{key} = {value}"))
     }
 
-    pub(super) fn minter(&self) -> Minter {
+    pub(crate) fn minter(&self) -> Minter {
         Minter::new(self.0.get("auth.hs256_secret").and_then(Value::as_str).unwrap_or(Minter::SECRET))
     }
 

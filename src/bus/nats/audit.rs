@@ -69,7 +69,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
             let begun = Instant::now();
             let count = feeds.len();
             compare(&inner, feeds).await;
-            info!(channels = count, took = ?begun.elapsed(), "compared all channels with NATS");
+            if count > 0 {
+                info!(channels = count, took = ?begun.elapsed(), "compared all channels with NATS");
+            }
         } else {
             if turn.is_empty() {
                 turn = inner.feeds();

@@ -23,7 +23,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest pause between two attempts to come back.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// Messages that wait for this node to look at them, per subscription; more are lost here and fetched again.
-const SUBSCRIPTION_CAPACITY: usize = 65_536;
+const SUBSCRIPTION_CAPACITY: usize = 8192;
 
 /// Connects; `doubt` is notified when messages may have been missed.
 ///

@@ -336,3 +336,132 @@ fn restart(log: &Channel, floor: Position, history: &[(Publication, u64, Instant
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+#[cfg(test)]
+mod tests {
+    use async_nats::HeaderMap;
+
+    use super::*;
+    use crate::bus::nats::subject::Group;
+    use crate::channel::{GapReason, Resume, Retention};
+
+    const EPOCH: Epoch = Epoch::new(3);
+
+    fn channel() -> Arc<Channel> {
+        let retention = Retention {
+            history_size: 100,
+            history_bytes: usize::MAX,
+            history_ttl: Duration::from_mins(10),
+            lag_bytes: 0,
+            lag: Duration::ZERO,
+        };
+        Arc::new(Channel::new("chat:a".parse().unwrap(), retention, EPOCH, 0, now()))
+    }
+
+    /// A feed whose log is open and has all up to 10.
+    fn open(channel: &Arc<Channel>) -> Feed {
+        let place = Place { subject: "s".to_owned(), shard: 0, group: Group::Bucket(0) };
+        let feed = Feed::new(channel, place);
+        restart(channel, Position { epoch: EPOCH, seq: 10 }, &[]);
+        *feed.state.lock() =
+            State { open: true, epoch: EPOCH, seen: 10, clear: 10, wanted: 10, filling: false };
+        feed
+    }
+
+    fn stored(seq: u64, body: &'static str) -> Stored {
+        let time = Some(std::time::SystemTime::now());
+        Stored { seq, time, headers: HeaderMap::new(), payload: body.into() }
+    }
+
+    fn held(channel: &Channel) -> Vec<u64> {
+        channel.history(0, 100, usize::MAX, now()).messages.iter().map(|message| message.seq).collect()
+    }
+
+    #[test]
+    fn what_follows_is_appended_and_nothing_else_is() {
+        let (channel, counts) = (channel(), Counts::default());
+        let feed = open(&channel);
+        assert_eq!(
+            feed.take(&stored(12, "1"), 9, &counts),
+            Taken::Yes,
+            "what was before the log is no concern"
+        );
+        assert_eq!(feed.take(&stored(15, "1"), 12, &counts), Taken::Yes);
+        assert_eq!(feed.take(&stored(15, "1"), 12, &counts), Taken::Stale);
+        assert_eq!(feed.take(&stored(11, "1"), 10, &counts), Taken::Stale);
+        assert_eq!(feed.take(&stored(20, "1"), 17, &counts), Taken::Hole);
+        assert_eq!(feed.take(&stored(21, "1"), 20, &counts), Taken::Yes, "to be fetched with the others");
+        assert_eq!(held(&channel), [12, 15]);
+        assert_eq!(feed.missing(), Some((EPOCH, 15, 15)));
+        assert!(!feed.want(22), "one fetches already");
+        assert_eq!(feed.state.lock().wanted, 22);
+    }
+
+    #[test]
+    fn what_is_no_json_is_passed_over_and_leaves_no_hole() {
+        let (channel, counts) = (channel(), Counts::default());
+        let feed = open(&channel);
+        assert_eq!(feed.take(&stored(11, "{"), 10, &counts), Taken::Yes);
+        assert_eq!(feed.take(&stored(12, "1"), 11, &counts), Taken::Yes);
+        assert_eq!(held(&channel), [12]);
+        assert_eq!(counts.unreadable.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_does_not_tell_its_time_is_fetched() {
+        let (channel, counts) = (channel(), Counts::default());
+        let feed = open(&channel);
+        let message = Stored { time: None, ..stored(11, "1") };
+        assert_eq!(feed.take(&message, 10, &counts), Taken::Hole);
+        assert_eq!(held(&channel), [0; 0]);
+    }
+
+    #[test]
+    fn what_comes_before_the_log_is_open_is_remembered() {
+        let (channel, counts) = (channel(), Counts::default());
+        let feed = open(&channel);
+        feed.shut();
+        assert_eq!(feed.take(&stored(30, "1"), 29, &counts), Taken::Yes);
+        assert_eq!((feed.state.lock().wanted, held(&channel)), (30, vec![]));
+        assert_eq!(feed.missing(), None, "whoever opens it fetches");
+    }
+
+    #[test]
+    fn what_was_announced_and_is_nowhere_is_given_up() {
+        let (channel, counts) = (channel(), Counts::default());
+        let feed = open(&channel);
+        assert!(feed.want(40));
+        feed.give_up(EPOCH, 10);
+        assert_eq!(feed.missing(), None);
+        assert_eq!(feed.take(&stored(41, "1"), 10, &counts), Taken::Yes);
+    }
+
+    #[test]
+    fn a_channel_that_nobody_has_is_not_kept_alive() {
+        let channel = channel();
+        let (feed, counts) = (open(&channel), Counts::default());
+        assert!(feed.is_of(&channel) && !feed.is_of(&self::channel()));
+        drop(channel);
+        assert_eq!(feed.take(&stored(11, "1"), 10, &counts), Taken::Yes);
+        assert!(feed.want(50));
+        assert_eq!(feed.missing(), None);
+    }
+
+    #[test]
+    fn a_log_that_is_begun_anew_tells_its_cursors_so() {
+        let channel = channel();
+        let _feed = open(&channel);
+        let (mut cursor, _) = channel.begin(Resume::Live, now());
+        restart(&channel, Position { epoch: EPOCH, seq: 50 }, &[]);
+        let viewer = crate::channel::Viewer { user_id: "a", presence: false };
+        let gap = channel.read(&mut cursor, viewer, 1000, |_| {}).unwrap_err();
+        assert_eq!(
+            (gap.reason, gap.first.seq),
+            (GapReason::Expired, 51),
+            "not the subscriber's own slowness"
+        );
+        restart(&channel, Position { epoch: Epoch::new(4), seq: 0 }, &[]);
+        let gap = channel.read(&mut cursor, viewer, 1000, |_| {}).unwrap_err();
+        assert_eq!(gap.reason, GapReason::EpochChanged);
+    }
+}

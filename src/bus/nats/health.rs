@@ -2,6 +2,7 @@
 //! streams answer. Readiness and everyone who is about to wait ask here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -12,21 +13,33 @@ pub(super) struct Health {
     state: watch::Sender<State>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
     connected: bool,
     /// Why the streams can't be written to.
     streams: Option<Arc<str>>,
+    /// Since when it is as it is.
+    since: Instant,
 }
+
+/// How long NATS may be away until nobody waits for it any more: who then has something to publish is told at once.
+const HOPE: Duration = Duration::from_secs(5);
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self { state: watch::Sender::new(State::default()) }
+        let state = State { connected: false, streams: None, since: Instant::now() };
+        Self { state: watch::Sender::new(state) }
     }
 
     /// The connection is there, or it is lost.
     pub(super) fn set_connected(&self, connected: bool) {
-        self.state.send_if_modified(|state| std::mem::replace(&mut state.connected, connected) != connected);
+        self.state.send_if_modified(|state| {
+            let news = state.connected != connected;
+            if news {
+                (state.connected, state.since) = (connected, Instant::now());
+            }
+            news
+        });
     }
 
     /// The streams answer, or why they do not. Whether that is news.
@@ -34,7 +47,7 @@ impl Health {
         self.state.send_if_modified(|state| {
             let news = state.streams.is_some() != trouble.is_some();
             if news {
-                state.streams = trouble.map(Arc::from);
+                (state.streams, state.since) = (trouble.map(Arc::from), Instant::now());
             }
             news
         })
@@ -45,8 +58,12 @@ impl Health {
         self.state.borrow().trouble()
     }
 
-    /// Waits until nothing stands in the way, or returns what still does at `deadline`.
+    /// Waits until nothing stands in the way, or returns what still does at `deadline`, or has for so long that waiting
+    /// is in vain.
     pub(super) async fn well_by(&self, deadline: Instant) -> Result<(), String> {
+        if let (Some(trouble), true) = (self.trouble(), self.state.borrow().since.elapsed() > HOPE) {
+            return Err(trouble);
+        }
         let mut state = self.state.subscribe();
         let well = timeout_at(deadline, state.wait_for(|state| state.trouble().is_none())).await;
         if well.is_ok() { Ok(()) } else { Err(self.trouble().unwrap_or_default()) }

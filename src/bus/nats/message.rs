@@ -19,6 +19,8 @@ const MESSAGE_ID: &str = "Tidegate-Message-Id";
 const TIME: &str = "Tidegate-Time";
 /// Who has sent what names no sender.
 const BACKEND: &str = "server";
+/// What a header can't hold as it is: what is not printable ASCII.
+const ESCAPED: percent_encoding::AsciiSet = percent_encoding::CONTROLS.add(b'%');
 /// Longest sender, in bytes: that of a token's `sub`.
 const SENDER_MAX: usize = 256;
 
@@ -109,7 +111,7 @@ fn unnamed(epoch: Epoch, seq: u64) -> MessageId {
 }
 
 fn percent(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::CONTROLS).to_string()
+    percent_encoding::utf8_percent_encode(text, &ESCAPED).to_string()
 }
 
 fn unpercent(text: &str) -> String {
