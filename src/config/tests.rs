@@ -229,7 +229,10 @@ const WRONG_FILES: &[(&str, &str)] = &[
         "[bus]\nurl = \"x\"\nkind = \"nats\"",
         "tidegate.toml:2: bus.url = … must be one or more servers: \"nats://host:4222, tls://other:4222\"",
     ),
-    ("[bus]\nkind = \"kafka\"", "tidegate.toml:2: bus.kind = \"kafka\" must be one of \"embedded\", \"nats\""),
+    (
+        "[bus]\nkind = \"kafka\"",
+        "tidegate.toml:2: bus.kind = \"kafka\" must be one of \"embedded\", \"nats\"",
+    ),
 ];
 
 #[test]

@@ -452,8 +452,8 @@ impl There {
     }
 }
 
-const fn grace(seconds: u8) -> Duration {
-    Duration::from_secs(seconds as u64)
+fn grace(seconds: u8) -> Duration {
+    Duration::from_secs(seconds.into())
 }
 
 fn announce(channel: &Channel, user_id: &str, info: Option<&RawValue>, online: bool, now: Instant) {

@@ -108,8 +108,12 @@ impl Typing {
                     self.begin((channel, user_id), client_id);
                 }
             }
-            Typed::Stop => drop(self.stop_if(&channel, &user_id, |_| true)),
-            Typed::Gone => drop(self.stop_if(&channel, &user_id, |active| active.client_id == client_id)),
+            Typed::Stop => {
+                self.stop_if(&channel, &user_id, |_| true);
+            }
+            Typed::Gone => {
+                self.stop_if(&channel, &user_id, |active| active.client_id == client_id);
+            }
             Typed::Unknown => {}
         }
     }

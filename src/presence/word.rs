@@ -177,31 +177,31 @@ impl Word {
 
     /// [`Word::Hello`].
     pub(super) fn hello(number: u64) -> Bytes {
-        write(Form { kind: Kind::Hello, n: number, ..Form::new() })
+        write(&Form { kind: Kind::Hello, n: number, ..Form::new() })
     }
 
     /// [`Word::Beat`].
     pub(super) fn beat(number: u64) -> Bytes {
-        write(Form { kind: Kind::Beat, n: number, ..Form::new() })
+        write(&Form { kind: Kind::Beat, n: number, ..Form::new() })
     }
 
     /// [`Word::Bye`].
     pub(super) fn bye() -> Bytes {
-        write(Form { kind: Kind::Bye, ..Form::new() })
+        write(&Form { kind: Kind::Bye, ..Form::new() })
     }
 
     /// [`Word::Changes`] of as many entries as `limit` bytes allow, but one at least; with how many these are.
     pub(super) fn changes(number: u64, entries: &[Entry], limit: usize) -> (Bytes, usize) {
         let mut list = List::new(limit);
         let taken = entries.iter().take_while(|entry| list.add(entry)).count();
-        (list.finish(Form { kind: Kind::Changes, n: number, ..Form::new() }), taken)
+        (list.finish(&Form { kind: Kind::Changes, n: number, ..Form::new() }), taken)
     }
 }
 
 impl Members {
     /// The question for all members of a node, or those behind `next`.
     pub(super) fn question(next: Option<Next>) -> Bytes {
-        write(Form { kind: Kind::Who, next, ..Form::new() })
+        write(&Form { kind: Kind::Who, next, ..Form::new() })
     }
 
     /// Where the answer is to begin; `None` if this is no such question.
@@ -268,10 +268,10 @@ impl List {
 
     /// As an answer to [`Members::question`].
     pub(super) fn answer(self, number: u64, next: Option<Next>) -> Bytes {
-        self.finish(Form { kind: Kind::Members, n: number, next, ..Form::new() })
+        self.finish(&Form { kind: Kind::Members, n: number, next, ..Form::new() })
     }
 
-    fn finish(self, head: Form) -> Bytes {
+    fn finish(self, head: &Form) -> Bytes {
         let mut json = Vec::from(write(head));
         json.pop();
         json.extend_from_slice(b",\"members\":[");
@@ -320,8 +320,8 @@ fn parse(bytes: &[u8]) -> Option<Form> {
     (form.v == VERSION).then_some(form)
 }
 
-fn write(form: Form) -> Bytes {
-    serde_json::to_vec(&form).expect("words are JSON").into()
+fn write(form: &Form) -> Bytes {
+    serde_json::to_vec(form).expect("words are JSON").into()
 }
 
 fn entries(members: Vec<MemberForm>) -> Vec<Entry> {

@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
-use uuid::Uuid;
 
 use super::super::others::{Chore, Others};
 use super::super::roster::Going;
-use super::super::word::{Keystroke, List, Members, Typed, Word};
-use super::super::{Lease, Member, Roster, Typing};
+use super::super::word::{Keystroke, List, Members, Word};
+use super::super::{Lease, Member, Roster};
 use super::*;
 use crate::bus::nats::NodeId;
 
@@ -406,44 +404,6 @@ async fn all_show_the_same_info() {
         let (users, _) = node.roster.list(&name("chat:a"));
         assert_eq!(users[0].info.as_ref().unwrap().get(), "{\"n\": 2}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn typing_crosses_nodes_and_ends_everywhere() {
-    let (hub_a, hub_b) = (hub(), hub());
-    let (a, b) = (Typing::new(Arc::clone(&hub_a)), Typing::new(Arc::clone(&hub_b)));
-    let (sender, mut outgoing) = mpsc::channel(10);
-    a.share_with(sender);
-    let mut cross = |b: &Typing| {
-        let mut told = Vec::new();
-        while let Ok(keystroke) = outgoing.try_recv() {
-            told.push(keystroke);
-        }
-        Keystroke::parse(&Keystroke::write(&told)).into_iter().for_each(|keystroke| b.hear(keystroke));
-    };
-    let channel = hub_b.open(&name("chat:a")).await.unwrap();
-    let mut cursor = watcher(&channel);
-    let (alice, one, two): (Arc<str>, _, _) = ("alice".into(), Uuid::new_v4(), Uuid::new_v4());
-    // The first node does not have the channel.
-    a.start(channel.name(), &alice, one);
-    assert!(hub_a.find(channel.name()).is_none());
-    cross(&b);
-    assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);
-    a.gone(channel.name(), &alice, one);
-    cross(&b);
-    assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
-    a.start(channel.name(), &alice, one);
-    cross(&b);
-    b.start(channel.name(), &alice, two);
-    a.gone(channel.name(), &alice, one);
-    cross(&b);
-    assert_eq!(told(&channel, &mut cursor), ["typing_start alice null", "typing_start alice null"]);
-    // The stop never comes.
-    tokio::time::sleep(Duration::from_millis(5001)).await;
-    b.sweep();
-    assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
-    b.hear(Keystroke { typed: Typed::Start, channel: name("chat:none"), user_id: alice, client_id: one });
-    assert!(hub_b.find(&name("chat:none")).is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,10 @@ mod nodes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::word::{Keystroke, Typed};
 use super::{Lease, Roster, Typing};
 use crate::bus::EmbeddedBus;
 use crate::channel::{Channel, ChannelName, Cursor, Item, Resume, Viewer};
@@ -98,7 +102,7 @@ async fn a_poll_keeps_its_user_for_10_s() {
 async fn typing_ends_by_itself_after_5_s_of_silence() {
     let (roster, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
-    let (alice, client) = ("alice".into(), uuid::Uuid::new_v4());
+    let (alice, client) = ("alice".into(), Uuid::new_v4());
     typing.start(channel.name(), &alice, client);
     pass(&roster, &typing, Duration::from_secs(4)).await;
     typing.start(channel.name(), &alice, client);
@@ -114,11 +118,11 @@ async fn typing_ends_by_itself_after_5_s_of_silence() {
 async fn typing_ends_once_and_with_the_connection_that_began_it() {
     let (_, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
-    let (alice, client) = ("alice".into(), uuid::Uuid::new_v4());
+    let (alice, client) = ("alice".into(), Uuid::new_v4());
     typing.stop(channel.name(), &alice);
     assert_eq!(told(&channel, &mut cursor), [""; 0], "who did not type can't stop");
     typing.start(channel.name(), &alice, client);
-    typing.gone(channel.name(), &alice, uuid::Uuid::new_v4());
+    typing.gone(channel.name(), &alice, Uuid::new_v4());
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);
     typing.gone(channel.name(), &alice, client);
     typing.stop(channel.name(), &alice);
@@ -132,4 +136,42 @@ async fn typing_ends_once_and_with_the_connection_that_began_it() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     typing.sweep();
     assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn typing_crosses_nodes_and_ends_everywhere() {
+    let (hub_a, hub_b) = (hub(), hub());
+    let (a, b) = (Typing::new(Arc::clone(&hub_a)), Typing::new(Arc::clone(&hub_b)));
+    let (sender, mut outgoing) = mpsc::channel(10);
+    a.share_with(sender);
+    let mut cross = |b: &Typing| {
+        let mut told = Vec::new();
+        while let Ok(keystroke) = outgoing.try_recv() {
+            told.push(keystroke);
+        }
+        Keystroke::parse(&Keystroke::write(&told)).into_iter().for_each(|keystroke| b.hear(keystroke));
+    };
+    let channel = hub_b.open(&name("chat:a")).await.unwrap();
+    let mut cursor = watcher(&channel);
+    let (alice, one, two): (Arc<str>, _, _) = ("alice".into(), Uuid::new_v4(), Uuid::new_v4());
+    // The first node does not have the channel.
+    a.start(channel.name(), &alice, one);
+    assert!(hub_a.find(channel.name()).is_none());
+    cross(&b);
+    assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);
+    a.gone(channel.name(), &alice, one);
+    cross(&b);
+    assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
+    a.start(channel.name(), &alice, one);
+    cross(&b);
+    b.start(channel.name(), &alice, two);
+    a.gone(channel.name(), &alice, one);
+    cross(&b);
+    assert_eq!(told(&channel, &mut cursor), ["typing_start alice null", "typing_start alice null"]);
+    // The stop never comes.
+    tokio::time::sleep(Duration::from_millis(5001)).await;
+    b.sweep();
+    assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
+    b.hear(Keystroke { typed: Typed::Start, channel: name("chat:none"), user_id: alice, client_id: one });
+    assert!(hub_b.find(&name("chat:none")).is_none());
 }
