@@ -23,6 +23,8 @@ const NODES_MAX: usize = 1024;
 const FETCHES_MAX: usize = 4;
 /// How long after an answer that did not come a node is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Answers that all members of a node are told in at most: a million of them need some 200.
+const ANSWERS_MAX: u32 = 10_000;
 /// Changes that are held while the members they belong to are fetched.
 const HELD_MAX: usize = 100_000;
 
@@ -52,6 +54,7 @@ struct Fetch {
     generation: u16,
     /// The change that the first part of the answer was surely made after.
     number: Option<u64>,
+    answers: u32,
     /// What has been said since it was asked: it may be newer than the answer.
     held: Vec<(u64, Vec<Entry>)>,
     held_entries: usize,
@@ -139,8 +142,8 @@ impl Others {
         for (id, node) in wanting.take(FETCHES_MAX.saturating_sub(fetching)) {
             self.generation = self.generation.wrapping_add(1);
             let generation = self.generation;
-            node.state =
-                State::Fetching(Fetch { generation, number: None, held: Vec::new(), held_entries: 0 });
+            let fetch = Fetch { generation, number: None, answers: 0, held: Vec::new(), held_entries: 0 };
+            node.state = State::Fetching(fetch);
             chores.push(Chore::Ask { node: *id, generation, next: None });
         }
         chores
@@ -159,7 +162,8 @@ impl Others {
         if fetch.generation != generation {
             return None;
         }
-        let Some(members) = answer else {
+        fetch.answers += 1;
+        let Some(members) = answer.filter(|_| fetch.answers < ANSWERS_MAX) else {
             tracing::debug!(node = %from, "did not tell its members");
             node.state = State::Wanting(now + RETRY);
             return None;

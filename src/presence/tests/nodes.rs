@@ -462,6 +462,12 @@ async fn what_is_not_understood_is_passed_over() {
         }
     }
     b.roster.release(NodeId::new(9), None, Going::Now);
+    // Answers without end.
+    b.hear(NodeId::new(9), &Word::beat(1));
+    let (node, generation, _) = b.questions().pop().unwrap();
+    let on = "{\"v\":1,\"type\":\"members\",\"n\":1,\"next\":{\"shard\":0,\"channel\":\"a\",\"user\":\"b\"}}";
+    let asked = (0..20_000).take_while(|_| b.take(node, generation, on.as_bytes()).is_some()).count();
+    assert!(asked < 20_000);
     // Nodes without end.
     for number in 10..5000 {
         b.others.hear(NodeId::new(number), Word::Beat(1), now());
