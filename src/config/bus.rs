@@ -96,7 +96,7 @@ impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bus")
             .field("kind", &self.kind)
-            .field("url", &self.servers().map(|server| without_secret(&server)).collect::<Vec<_>>())
+            .field("url", &self.servers_shown())
             .field("stream", &self.stream)
             .field("streams", &self.streams)
             .field("user", &self.user)
@@ -105,6 +105,11 @@ impl std::fmt::Debug for Bus {
 }
 
 impl Bus {
+    /// The same for people to read, without what is secret.
+    pub fn servers_shown(&self) -> String {
+        self.servers().map(|server| without_secret(&server)).collect::<Vec<_>>().join(", ")
+    }
+
     /// The servers that `url` names.
     pub fn servers(&self) -> impl Iterator<Item = String> {
         self.url.split(',').map(|server| server.trim().to_owned())

@@ -54,7 +54,9 @@ pub async fn many_channels(settings: &Settings, plan: &ChannelsPlan) -> Result<C
     let settings = settings
         .clone()
         .set("limits.channels_per_connection", plan.per_connection)
-        .set("channels.default.presence", false);
+        .set("channels.default.presence", false)
+        // Nobody here answers pings while others join.
+        .set("heartbeat.interval", "1h");
     let mut nats = Nats::start(&Options::default()).await?;
     let edges = Edges::start(1, &[nats.addr()], &settings).await?;
     let node = &edges.nodes[0];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::NatsError;
 use super::health::Health;
@@ -53,12 +53,12 @@ pub(super) async fn connect(
                 | ConnectErrorKind::AuthorizationViolation
                 | ConnectErrorKind::ServerParse
                 | ConnectErrorKind::Tls
-        );
+        ) || is_about_tls(&error);
         if hopeless || Instant::now() >= until {
-            return Err(NatsError::Connect { servers: format!("{settings:?}"), source: error });
+            return Err(NatsError::Connect { servers: settings.servers_shown(), source: error });
         }
         if !told {
-            warn!(%error, "NATS is not there; waiting for it");
+            warn!("NATS is not there; waiting for it: {error}");
             told = true;
         }
         sleep(Duration::from_millis(500)).await;
@@ -113,6 +113,21 @@ async fn options(
     Ok(options)
 }
 
+/// Whether a handshake failed: a certificate that nobody vouches for does not become good by waiting.
+fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<async_nats::rustls::Error>()
+            || inner.is_some_and(|inner| inner.is::<async_nats::rustls::Error>())
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Doubled each time and random in half of it, so that the nodes do not come back as one.
 fn pause_before(attempt: usize) -> Duration {
     let exponent = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(5);
@@ -123,8 +138,9 @@ fn pause_before(attempt: usize) -> Duration {
 fn on_event(event: &Event, health: &Health, doubt: &Notify) {
     match event {
         Event::Connected => {
-            info!("NATS is back");
-            health.set_connected(true);
+            if health.set_connected(true) {
+                info!("NATS is back");
+            }
             doubt.notify_one();
         }
         Event::Disconnected | Event::Closed => {
@@ -137,7 +153,8 @@ fn on_event(event: &Event, health: &Health, doubt: &Notify) {
         }
         Event::LameDuckMode | Event::Draining => info!("the NATS server is going away"),
         Event::ServerError(error) => warn!(%error, "NATS"),
-        Event::ClientError(error) => warn!(%error, "NATS client"),
+        // Among them every attempt to come back.
+        Event::ClientError(error) => debug!(%error, "NATS client"),
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
     connected: bool,
+    /// It was connected once.
+    begun: bool,
     /// Why the streams can't be written to.
     streams: Option<Arc<str>>,
     /// Since when it is as it is.
@@ -27,19 +29,22 @@ const HOPE: Duration = Duration::from_secs(5);
 
 impl Health {
     pub(super) fn new() -> Self {
-        let state = State { connected: false, streams: None, since: Instant::now() };
+        let state = State { connected: false, begun: false, streams: None, since: Instant::now() };
         Self { state: watch::Sender::new(state) }
     }
 
-    /// The connection is there, or it is lost.
-    pub(super) fn set_connected(&self, connected: bool) {
+    /// The connection is there, or it is lost. Whether it was otherwise before, the very first time left out.
+    pub(super) fn set_connected(&self, connected: bool) -> bool {
+        let mut news = false;
         self.state.send_if_modified(|state| {
-            let news = state.connected != connected;
-            if news {
-                (state.connected, state.since) = (connected, Instant::now());
+            let changes = state.connected != connected;
+            if changes {
+                news = state.begun;
+                (state.connected, state.begun, state.since) = (connected, true, Instant::now());
             }
-            news
+            changes
         });
+        news
     }
 
     /// The streams answer, or why they do not. Whether that is news.
