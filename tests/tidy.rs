@@ -30,7 +30,7 @@ const LAYERS: &str = "
     metrics   | channel close          | counters by transport, code and reason: no users, no names
     auth      | channel close config   | a token becomes an identity; of channels it knows the names
     quota     | auth close config      | a rate is decided from who asks, from where, and a clock
-    presence  | channel config envelope hub | who is there; it publishes like anybody, it does not deliver
+    presence  | bus channel config envelope hub | who is there, on whatever node; it publishes like anybody, it does not deliver
     transport | auth bus channel close config deflate envelope hub metrics presence quota | moves cursors to clients
     admin     | auth bus close config hub metrics | looks on from its own listener, and takes tokens back
     demo      | config                 | pages that speak the public wire like anybody else

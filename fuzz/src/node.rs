@@ -43,11 +43,12 @@ pub fn open_to_everyone() -> Config {
 /// If the configuration has no usable key or Origin.
 pub fn node(config: Config) -> Edge {
     let bus = Arc::new(EmbeddedBus::new());
+    let hub = Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus));
     Edge {
-        hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
         nats: None,
-        roster: Arc::new(Roster::default()),
-        typing: Typing::default(),
+        roster: Arc::new(Roster::new(Arc::clone(&hub))),
+        typing: Arc::new(Typing::new(Arc::clone(&hub))),
+        hub,
         authenticator: Authenticator::new(&config.auth).expect("the secret is long enough"),
         tickets: Tickets::new(7),
         asking: Semaphore::new(1),

@@ -1,45 +1,100 @@
-//! The roster of every channel: a user is there while one of its connections is, and a little longer.
+//! The roster of every channel, as all nodes together know it: a user is there while one of its connections is, on
+//! whatever node, and a little longer. This node's part is told to the others by [`super::Exchange`], which also brings
+//! theirs. Without others it is whole by itself.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 
+use super::infos::Infos;
+use super::room::Room;
+use super::word::{Entry, List, Next, Place};
+use crate::bus::nats::NodeId;
 use crate::channel::{Audience, Channel, ChannelName};
 use crate::envelope::{self, Presence, PresenceUpdate};
+use crate::hub::Hub;
 
-/// Who is in which channel, on this node.
-#[derive(Default)]
+/// Who is in which channel.
 pub struct Roster {
-    table: Mutex<Table>,
+    hub: Arc<Hub>,
+    /// By the channel's hash: every join on this node and all that others say comes through here.
+    shards: Box<[Mutex<Shard>]>,
+    infos: Infos,
+    /// This node, once there can be others.
+    node: OnceLock<NodeId>,
+    /// Members on other nodes.
+    elsewhere: AtomicUsize,
+    /// Whether these are too many.
+    full: AtomicBool,
 }
 
 #[derive(Default)]
-struct Table {
-    channels: HashMap<ChannelName, Room>,
+struct Shard {
+    /// By name, so that there is an order to go on in.
+    rooms: BTreeMap<ChannelName, Room>,
     /// When to look at whom again; an entry that is no longer true is passed over.
     leaving: BinaryHeap<Reverse<(Instant, ChannelName, Arc<str>)>>,
+    untold: Untold,
 }
 
-struct Room {
-    channel: Arc<Channel>,
-    users: BTreeMap<Arc<str>, User>,
+/// Members of this node that the others must hear of.
+#[derive(Default)]
+struct Untold {
+    members: HashSet<(ChannelName, Arc<str>)>,
+    /// There were so many that they are no longer known.
+    lost: bool,
 }
 
-struct User {
+/// A user in a channel: here, on other nodes, or both.
+#[derive(Default)]
+pub(super) struct User {
+    here: Option<Box<Here>>,
+    elsewhere: Vec<There>,
+}
+
+/// Through this node.
+struct Here {
     connections: u32,
     info: Option<Arc<RawValue>>,
+    lease: Lease,
     /// Once no connection is left: until when the user still counts as there.
     gone_at: Instant,
+}
+
+/// Through another node.
+struct There {
+    node: NodeId,
+    info: Option<Arc<RawValue>>,
+    connections: u32,
+    /// In seconds, after its node has gone.
+    grace: u8,
+    /// By which account of its node it is known.
+    generation: u16,
+    /// No longer there, but counted until then.
+    going: Option<Instant>,
 }
 
 /// Users that a list names at most; `total` counts them all.
 pub const LIST_MAX: usize = 1000;
 /// Bytes of ids and info after which a list is cut, so that asking for it costs no connection's whole queue.
 pub const LIST_BYTES: usize = 64 * 1024;
+
+const SHARDS: usize = 64;
+/// How much longer a user outlives its connection where there are other nodes: so long may it take to hear that it is
+/// back on one of them, which two nodes say in no particular order.
+const SETTLE: Duration = Duration::from_millis(300);
+/// The longest grace that another node may ask for, in seconds.
+const GRACE_MAX: u8 = 10;
+/// Changes that wait to be told, per shard; beyond it the others are given the whole list instead.
+const UNTOLD_MAX: usize = 16_384;
+/// Members on other nodes, of some 250 bytes each; more are not seen by this node's clients.
+const ELSEWHERE_MAX: usize = 4_000_000;
 
 /// How long a user outlives its last connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +105,22 @@ pub enum Lease {
     Poll,
 }
 
+/// How members go that are no longer told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Going {
+    /// At once.
+    Now,
+    /// In a moment, unless they are told of by another node.
+    Soon,
+    /// As if each had lost its connections now.
+    WithGrace,
+}
+
 impl Lease {
-    const fn grace(self) -> Duration {
+    const fn seconds(self) -> u8 {
         match self {
-            Self::Stream => Duration::from_secs(3),
-            Self::Poll => Duration::from_secs(10),
+            Self::Stream => 3,
+            Self::Poll => 10,
         }
     }
 }
@@ -71,6 +137,18 @@ pub struct Member {
 pub type PresentUser = Presence;
 
 impl Roster {
+    /// Nobody yet. Whoever comes or goes is told of in `hub`'s channels, as far as they are there.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self {
+            hub,
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            infos: Infos::default(),
+            node: OnceLock::new(),
+            elsewhere: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
+        }
+    }
+
     /// Counts a connection of that user in the channel; the first one is told to the others.
     pub fn join(
         self: &Arc<Self>,
@@ -79,81 +157,260 @@ impl Roster {
         info: Option<&Arc<RawValue>>,
         lease: Lease,
     ) -> Member {
-        let mut table = self.table.lock();
-        let room = table
-            .channels
-            .entry(channel.name().clone())
-            .or_insert_with(|| Room { channel: Arc::clone(channel), users: BTreeMap::new() });
         let now = now();
-        let known = room.users.contains_key(user_id);
-        let user = room.users.entry(Arc::clone(user_id)).or_insert(User {
-            connections: 0,
-            info: None,
-            gone_at: now,
-        });
-        user.connections += 1;
-        user.info = info.cloned().or_else(|| user.info.take());
+        let name = channel.name();
+        let mut shard = self.shard(name).lock();
+        let (user, known) = shard.rooms.entry(name.clone()).or_insert_with(Room::new).enter(user_id);
+        let here = user
+            .here
+            .get_or_insert_with(|| Box::new(Here { connections: 0, info: None, lease, gone_at: now }));
+        here.connections += 1;
+        here.lease = lease;
+        here.info = info.cloned().or_else(|| here.info.take());
         if !known {
-            announce(&room.channel, user_id, user.info.as_deref(), true, now);
+            announce(channel, user_id, here.info.as_deref(), true, now);
         }
-        Member {
-            roster: Arc::clone(self),
-            channel: channel.name().clone(),
-            user_id: Arc::clone(user_id),
-            lease,
-        }
+        self.changed(&mut shard.untold, name, user_id);
+        Member { roster: Arc::clone(self), channel: name.clone(), user_id: Arc::clone(user_id), lease }
     }
 
     /// The first users of a channel by id, up to 1,000 and some 64 KB, and how many there are.
     pub fn list(&self, channel: &ChannelName) -> (Vec<PresentUser>, usize) {
-        let table = self.table.lock();
-        let Some(room) = table.channels.get(channel) else { return (Vec::new(), 0) };
+        let shard = self.shard(channel).lock();
+        let Some(room) = shard.rooms.get(channel) else { return (Vec::new(), 0) };
+        let node = self.node();
         let mut bytes = 0;
-        let listed = room.users.iter().take(LIST_MAX).take_while(|(user_id, user)| {
+        let listed = room.iter().take(LIST_MAX).map_while(|(user_id, user)| {
             let fits = bytes < LIST_BYTES;
-            bytes += user_id.len() + user.info.as_ref().map_or(0, |info| info.get().len());
-            fits
-        });
-        let users = listed.map(|(user_id, user)| Presence {
-            user_id: Arc::clone(user_id),
+            let info = user.info(node);
+            bytes += user_id.len() + info.map_or(0, |info| info.get().len());
             // A poll between two requests is a connection, too.
-            connections: user.connections.max(1),
-            info: user.info.clone(),
+            let connections = user.connections().max(1);
+            fits.then(|| Presence { user_id: Arc::clone(user_id), connections, info: info.cloned() })
         });
-        (users.collect(), room.users.len())
+        (listed.collect(), room.len())
     }
 
     /// Lets those go whose grace is over, and tells the others. To be called several times a second.
     pub fn sweep(&self) {
         let now = now();
-        let mut table = self.table.lock();
-        while table.leaving.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
-            let Some(Reverse((_, name, user_id))) = table.leaving.pop() else { break };
-            let Some(room) = table.channels.get_mut(&name) else { continue };
-            let over =
-                room.users.get(&user_id).is_some_and(|user| user.connections == 0 && user.gone_at <= now);
-            if over {
-                let user = room.users.remove(&user_id);
-                announce(&room.channel, &user_id, user.and_then(|user| user.info).as_deref(), false, now);
-                if room.users.is_empty() {
-                    table.channels.remove(&name);
-                }
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            while shard.leaving.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
+                let Some(Reverse((_, name, user_id))) = shard.leaving.pop() else { break };
+                self.look_at(&mut shard, &name, &user_id, now);
             }
         }
     }
 
     fn leave(&self, member: &Member) {
-        let mut table = self.table.lock();
-        let Some(user) =
-            table.channels.get_mut(&member.channel).and_then(|room| room.users.get_mut(&member.user_id))
-        else {
+        let mut shard = self.shard(&member.channel).lock();
+        let Shard { rooms, leaving, untold } = &mut *shard;
+        let user = rooms.get_mut(&member.channel).and_then(|room| room.get_mut(&member.user_id));
+        let Some(here) = user.and_then(|user| user.here.as_mut()) else { return };
+        here.connections = here.connections.saturating_sub(1);
+        let settle = if self.node.get().is_some() { SETTLE } else { Duration::ZERO };
+        here.gone_at = here.gone_at.max(now() + grace(member.lease.seconds()) + settle);
+        if here.connections == 0 {
+            leaving.push(Reverse((here.gone_at, member.channel.clone(), Arc::clone(&member.user_id))));
+        }
+        self.changed(untold, &member.channel, &member.user_id);
+    }
+
+    /// Takes out of a user what is over, and the user if nothing is left of it.
+    fn look_at(&self, shard: &mut Shard, name: &ChannelName, user_id: &Arc<str>, now: Instant) {
+        let Shard { rooms, untold, .. } = shard;
+        let Some(room) = rooms.get_mut(name) else { return };
+        let Some(user) = room.get_mut(user_id) else { return };
+        let mut info = None;
+        if let Some(here) = user.here.take_if(|here| here.connections == 0 && here.gone_at <= now) {
+            info = here.info;
+            self.changed(untold, name, user_id);
+        }
+        let before = user.elsewhere.len();
+        user.elsewhere.retain_mut(|there| {
+            let over = there.going.is_some_and(|at| at <= now);
+            if over {
+                info = info.take().or_else(|| there.info.take());
+            }
+            !over
+        });
+        self.elsewhere.fetch_sub(before - user.elsewhere.len(), Ordering::Relaxed);
+        if user.elsewhere.is_empty() {
+            user.elsewhere = Vec::new();
+            if user.here.is_none() {
+                room.remove(user_id);
+                if room.len() == 0 {
+                    rooms.remove(name);
+                }
+                if let Some(channel) = self.hub.find(name) {
+                    announce(&channel, user_id, info.as_deref(), false, now);
+                }
+            }
+        }
+    }
+
+    fn changed(&self, untold: &mut Untold, name: &ChannelName, user_id: &Arc<str>) {
+        if self.node.get().is_none() || untold.lost {
             return;
+        }
+        untold.members.insert((name.clone(), Arc::clone(user_id)));
+        if untold.members.len() > UNTOLD_MAX {
+            (untold.members, untold.lost) = (HashSet::new(), true);
+        }
+    }
+
+    fn node(&self) -> NodeId {
+        self.node.get().copied().unwrap_or(NodeId::new(0))
+    }
+
+    fn shard(&self, name: &ChannelName) -> &Mutex<Shard> {
+        let hash = crc32fast::hash(name.as_str().as_bytes());
+        &self.shards[usize::try_from(hash).unwrap_or(0) % SHARDS]
+    }
+}
+
+/// What this node knows from others, and what they get to know from it.
+impl Roster {
+    /// From now on there can be others, to whom this node has that name.
+    pub(super) fn share_as(&self, node: NodeId) {
+        let _ = self.node.set(node);
+    }
+
+    /// What has changed here since the last call, by user; and whether that is all of it.
+    pub(super) fn take_untold(&self) -> (Vec<Entry>, bool) {
+        let (mut entries, mut whole) = (Vec::new(), true);
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let Untold { members, lost } = std::mem::take(&mut shard.untold);
+            whole &= !lost;
+            entries.extend(members.into_iter().map(|(channel, user_id)| {
+                let user = shard.rooms.get(&channel).and_then(|room| room.get(&user_id));
+                let place = user.and_then(User::place);
+                Entry { channel, user_id, place }
+            }));
+        }
+        entries.sort_unstable_by(|a, b| (&a.user_id, &a.channel).cmp(&(&b.user_id, &b.channel)));
+        (entries, whole)
+    }
+
+    /// Adds this node's members to `list`, those behind `next`, until it is full: then with where to go on.
+    pub(super) fn write_members(&self, next: Option<Next>, list: &mut List) -> Option<Next> {
+        let begin = next.as_ref().map_or(0, |next| next.shard);
+        let mut last = None;
+        for (index, shard) in self.shards.iter().enumerate().skip(begin) {
+            let shard = shard.lock();
+            let after = next.as_ref().filter(|next| next.shard == index);
+            let from = after.map_or("", |after| after.channel.as_str());
+            for (name, room) in shard.rooms.range::<str, _>((Bound::Included(from), Bound::Unbounded)) {
+                let behind = after.filter(|after| after.channel == name.as_str());
+                for (user_id, user) in room.after(behind.map(|after| after.user.as_str())) {
+                    let Some(place) = user.place() else { continue };
+                    let (channel, user_id) = (name.clone(), Arc::clone(user_id));
+                    if !list.add(&Entry { channel, user_id: Arc::clone(&user_id), place: Some(place) }) {
+                        return last.map(|(shard, channel, user): (_, ChannelName, Arc<str>)| Next {
+                            shard,
+                            channel: channel.to_string(),
+                            user: user.to_string(),
+                        });
+                    }
+                    last = Some((index, name.clone(), user_id));
+                }
+            }
+        }
+        None
+    }
+
+    /// What another node says of its members, in its account of that `generation`.
+    pub(super) fn hear(&self, node: NodeId, generation: u16, entries: Vec<Entry>) {
+        let now = now();
+        for entry in entries {
+            let mut shard = self.shard(&entry.channel).lock();
+            match &entry.place {
+                Some(place) => self.put(&mut shard, node, generation, &entry, place, now),
+                None => {
+                    let Shard { rooms, leaving, .. } = &mut *shard;
+                    let user = rooms.get_mut(&entry.channel).and_then(|room| room.get_mut(&entry.user_id));
+                    let there = user.and_then(|user| user.elsewhere.iter_mut().find(|at| at.node == node));
+                    if let Some(there) = there {
+                        let due = there.go(now + SETTLE);
+                        leaving.push(Reverse((due, entry.channel, entry.user_id)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets all members of that node go but those of its account `keep`. Looks at all there are: not for a worker that
+    /// connections wait for.
+    pub(super) fn release(&self, node: NodeId, keep: Option<u16>, going: Going) {
+        let now = now();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let mut due = Vec::new();
+            for (name, room) in &mut shard.rooms {
+                for (user_id, user) in room.iter_mut() {
+                    let there = user.elsewhere.iter_mut().find(|there| there.node == node);
+                    let Some(there) = there.filter(|there| keep != Some(there.generation)) else { continue };
+                    let at = match going {
+                        Going::Now => now,
+                        Going::Soon => now + SETTLE,
+                        Going::WithGrace => now + grace(there.grace),
+                    };
+                    due.push((there.go(at), name.clone(), Arc::clone(user_id)));
+                }
+            }
+            for (at, name, user_id) in due {
+                if at <= now {
+                    self.look_at(&mut shard, &name, &user_id, now);
+                } else {
+                    shard.leaving.push(Reverse((at, name, user_id)));
+                }
+            }
+        }
+    }
+
+    fn put(
+        &self,
+        shard: &mut Shard,
+        node: NodeId,
+        generation: u16,
+        entry: &Entry,
+        place: &Place,
+        now: Instant,
+    ) {
+        let room = shard.rooms.entry(entry.channel.clone()).or_insert_with(Room::new);
+        let there = room
+            .get_mut(&entry.user_id)
+            .and_then(|user| user.elsewhere.iter_mut().find(|at| at.node == node));
+        let info = place.info.clone().map(|info| self.infos.share(info));
+        let fresh = There {
+            node,
+            info,
+            connections: place.connections,
+            grace: place.grace.min(GRACE_MAX),
+            generation,
+            going: None,
         };
-        user.connections = user.connections.saturating_sub(1);
-        user.gone_at = user.gone_at.max(now() + member.lease.grace());
-        if user.connections == 0 {
-            let due = user.gone_at;
-            table.leaving.push(Reverse((due, member.channel.clone(), Arc::clone(&member.user_id))));
+        if let Some(there) = there {
+            *there = fresh;
+            return;
+        }
+        if self.elsewhere.load(Ordering::Relaxed) >= ELSEWHERE_MAX {
+            if room.len() == 0 {
+                shard.rooms.remove(&entry.channel);
+            }
+            if !self.full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(most = ELSEWHERE_MAX, "more members on other nodes than this one can hold");
+            }
+            return;
+        }
+        self.elsewhere.fetch_add(1, Ordering::Relaxed);
+        let (user, known) = room.enter(&entry.user_id);
+        user.elsewhere.reserve_exact(1);
+        user.elsewhere.push(fresh);
+        if !known && let Some(channel) = self.hub.find(&entry.channel) {
+            announce(&channel, &entry.user_id, place.info.as_deref(), true, now);
         }
     }
 }
@@ -162,6 +419,41 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.roster.leave(self);
     }
+}
+
+impl User {
+    fn connections(&self) -> u32 {
+        let here = self.here.as_ref().map_or(0, |here| here.connections);
+        self.elsewhere.iter().fold(here, |sum, there| sum.saturating_add(there.connections))
+    }
+
+    /// Where nodes differ, what the one with the lowest number says: so all show the same.
+    fn info(&self, node: NodeId) -> Option<&Arc<RawValue>> {
+        let here = self.here.as_ref().and_then(|here| Some((node, here.info.as_ref()?)));
+        let elsewhere = self.elsewhere.iter().filter_map(|there| Some((there.node, there.info.as_ref()?)));
+        elsewhere.chain(here).min_by_key(|(node, _)| *node).map(|(_, info)| info)
+    }
+
+    /// Its place on this node, as told to others.
+    fn place(&self) -> Option<Place> {
+        let here = self.here.as_ref()?;
+        let (connections, info) = (here.connections, here.info.clone());
+        Some(Place { connections, grace: here.lease.seconds(), info })
+    }
+}
+
+impl There {
+    /// Is to go then, or earlier if that is settled already; returns when.
+    fn go(&mut self, at: Instant) -> Instant {
+        self.connections = 0;
+        let due = self.going.map_or(at, |going| going.min(at));
+        self.going = Some(due);
+        due
+    }
+}
+
+fn grace(seconds: u8) -> Duration {
+    Duration::from_secs(seconds.into())
 }
 
 fn announce(channel: &Channel, user_id: &str, info: Option<&RawValue>, online: bool, now: Instant) {

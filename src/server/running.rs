@@ -21,7 +21,7 @@ use crate::bus::{Bus, BusError, EmbeddedBus, NatsBus, NatsError};
 use crate::config::{BusKind, Config};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::presence::Typing;
+use crate::presence::{Exchange, Roster, Typing};
 use crate::quota::Quotas;
 use crate::transport::{Bells, Drain, Edge};
 
@@ -114,6 +114,11 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
         .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
     let tokens = tokens::run(Arc::clone(&edge), revoked, tickets);
     background_tasks.spawn(background.clone().run_until_cancelled_owned(tokens));
+    if let Some(nats) = &edge.nats {
+        let (roster, typing) = (Arc::clone(&edge.roster), Arc::clone(&edge.typing));
+        let exchange = Exchange::begin(roster, typing, nats.peers().clone()).await?;
+        background_tasks.spawn(exchange.run(background.clone()));
+    }
     tasks.spawn(accept_loop(Arc::clone(&edge), public, tls, tasks.clone()));
     readiness.set_ready();
     Ok(Running { addr, admin, edge, readiness, tasks, background, background_tasks })
@@ -170,10 +175,11 @@ async fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
         Some(nats) => Arc::clone(nats) as Arc<dyn Bus>,
         None => Arc::new(EmbeddedBus::new()),
     };
+    let hub = Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus));
     Ok(Edge {
-        hub: Arc::new(Hub::new(config.channels.clone(), config.limits.clone(), bus)),
-        roster: Arc::default(),
-        typing: Typing::default(),
+        roster: Arc::new(Roster::new(Arc::clone(&hub))),
+        typing: Arc::new(Typing::new(Arc::clone(&hub))),
+        hub,
         authenticator: Authenticator::new(&config.auth)?,
         tickets: Tickets::new(nats.as_ref().map_or_else(rand::random, |nats| nats.peers().node().number())),
         asking: Semaphore::new(ASKING),

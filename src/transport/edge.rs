@@ -27,7 +27,7 @@ pub struct Edge {
     /// Who is where.
     pub roster: Arc<Roster>,
     /// Who types where.
-    pub typing: Typing,
+    pub typing: Arc<Typing>,
     /// Whose tokens are good.
     pub authenticator: Authenticator,
     /// Tickets that are out.

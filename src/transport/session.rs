@@ -75,10 +75,7 @@ impl Caller {
             }
             Request::TypingStart(channel) => {
                 self.may_speak(&channel)?;
-                // Without the channel there is nobody to be told.
-                if let Some(live) = self.edge.hub.find(&channel) {
-                    self.edge.typing.start(&live, &self.who.user_id, self.client_id);
-                }
+                self.edge.typing.start(&channel, &self.who.user_id, self.client_id);
                 Ok(None)
             }
             Request::TypingStop(channel) => {

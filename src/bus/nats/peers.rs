@@ -147,6 +147,19 @@ impl Peers {
         Ok(Questions { subscriber, client: self.client.clone() })
     }
 
+    /// Whether NATS is there, as far as this node knows. What is said while it is not comes late.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Waits until all that was said has been sent.
+    ///
+    /// # Errors
+    /// [`BusError`] if the connection has ended for good.
+    pub async fn flush(&self) -> Result<(), BusError> {
+        self.client.flush().await.map_err(|error| BusError::unavailable(error.to_string()))
+    }
+
     /// Bytes that one word, question or answer may have at most.
     pub fn max_payload(&self) -> usize {
         self.client.max_payload()

@@ -1,20 +1,32 @@
-//! Who counts as there, and as typing, as time goes by.
+//! Who counts as there, and as typing, as time goes by: on one node, and on several that hear each other or do not.
+
+mod nodes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Lease, Roster, Typing};
-use crate::channel::{Channel, Cursor, Epoch, Item, Resume, Retention, Viewer};
+use tokio::sync::mpsc;
+use uuid::Uuid;
 
-fn channel() -> Arc<Channel> {
-    let retention = Retention {
-        history_size: 10,
-        history_bytes: usize::MAX,
-        history_ttl: Duration::from_mins(10),
-        lag_bytes: 0,
-        lag: Duration::ZERO,
-    };
-    Arc::new(Channel::new("chat:a".parse().unwrap(), retention, Epoch::new(1), 0, Instant::now()))
+use super::word::{Keystroke, Typed};
+use super::{Lease, Roster, Typing};
+use crate::bus::EmbeddedBus;
+use crate::channel::{Channel, ChannelName, Cursor, Item, Resume, Viewer};
+use crate::config::{Channels, Limits};
+use crate::hub::Hub;
+
+fn hub() -> Arc<Hub> {
+    Arc::new(Hub::new(Channels::default(), Limits::default(), Arc::new(EmbeddedBus::new())))
+}
+
+async fn scene() -> (Arc<Roster>, Typing, Arc<Channel>) {
+    let hub = hub();
+    let channel = hub.open(&name("chat:a")).await.unwrap();
+    (Arc::new(Roster::new(Arc::clone(&hub))), Typing::new(hub), channel)
+}
+
+fn name(name: &str) -> ChannelName {
+    name.parse().unwrap()
 }
 
 fn watcher(channel: &Channel) -> Cursor {
@@ -45,7 +57,7 @@ async fn pass(roster: &Arc<Roster>, typing: &Typing, time: Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn a_user_is_there_while_one_connection_is_and_3_s_more() {
-    let (roster, typing, channel) = (Arc::<Roster>::default(), Typing::default(), channel());
+    let (roster, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
     let alice: Arc<str> = "alice".into();
     let one = roster.join(&channel, &alice, None, Lease::Stream);
@@ -69,7 +81,7 @@ async fn a_user_is_there_while_one_connection_is_and_3_s_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_poll_keeps_its_user_for_10_s() {
-    let (roster, typing, channel) = (Arc::<Roster>::default(), Typing::default(), channel());
+    let (roster, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
     let alice: Arc<str> = "alice".into();
     for _ in 0..3 {
@@ -88,12 +100,12 @@ async fn a_poll_keeps_its_user_for_10_s() {
 
 #[tokio::test(start_paused = true)]
 async fn typing_ends_by_itself_after_5_s_of_silence() {
-    let (roster, typing, channel) = (Arc::<Roster>::default(), Typing::default(), channel());
+    let (roster, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
-    let (alice, client) = ("alice".into(), uuid::Uuid::new_v4());
-    typing.start(&channel, &alice, client);
+    let (alice, client) = ("alice".into(), Uuid::new_v4());
+    typing.start(channel.name(), &alice, client);
     pass(&roster, &typing, Duration::from_secs(4)).await;
-    typing.start(&channel, &alice, client);
+    typing.start(channel.name(), &alice, client);
     pass(&roster, &typing, Duration::from_secs(4)).await;
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null", "typing_start alice null"]);
     pass(&roster, &typing, Duration::from_millis(1001)).await;
@@ -104,24 +116,62 @@ async fn typing_ends_by_itself_after_5_s_of_silence() {
 
 #[tokio::test(start_paused = true)]
 async fn typing_ends_once_and_with_the_connection_that_began_it() {
-    let (typing, channel) = (Typing::default(), channel());
+    let (_, typing, channel) = scene().await;
     let mut cursor = watcher(&channel);
-    let (alice, client) = ("alice".into(), uuid::Uuid::new_v4());
+    let (alice, client) = ("alice".into(), Uuid::new_v4());
     typing.stop(channel.name(), &alice);
     assert_eq!(told(&channel, &mut cursor), [""; 0], "who did not type can't stop");
-    typing.start(&channel, &alice, client);
-    typing.gone(channel.name(), &alice, uuid::Uuid::new_v4());
+    typing.start(channel.name(), &alice, client);
+    typing.gone(channel.name(), &alice, Uuid::new_v4());
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);
     typing.gone(channel.name(), &alice, client);
     typing.stop(channel.name(), &alice);
     assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
     // A start soon after a stop lasts its own 5 s.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    typing.start(&channel, &alice, client);
+    typing.start(channel.name(), &alice, client);
     tokio::time::sleep(Duration::from_secs(3)).await;
     typing.sweep();
     assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);
     tokio::time::sleep(Duration::from_secs(3)).await;
     typing.sweep();
     assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn typing_crosses_nodes_and_ends_everywhere() {
+    let (hub_a, hub_b) = (hub(), hub());
+    let (a, b) = (Typing::new(Arc::clone(&hub_a)), Typing::new(Arc::clone(&hub_b)));
+    let (sender, mut outgoing) = mpsc::channel(10);
+    a.share_with(sender);
+    let mut cross = |b: &Typing| {
+        let mut told = Vec::new();
+        while let Ok(keystroke) = outgoing.try_recv() {
+            told.push(keystroke);
+        }
+        Keystroke::parse(&Keystroke::write(&told)).into_iter().for_each(|keystroke| b.hear(keystroke));
+    };
+    let channel = hub_b.open(&name("chat:a")).await.unwrap();
+    let mut cursor = watcher(&channel);
+    let (alice, one, two): (Arc<str>, _, _) = ("alice".into(), Uuid::new_v4(), Uuid::new_v4());
+    // The first node does not have the channel.
+    a.start(channel.name(), &alice, one);
+    assert!(hub_a.find(channel.name()).is_none());
+    cross(&b);
+    assert_eq!(told(&channel, &mut cursor), ["typing_start alice null"]);
+    a.gone(channel.name(), &alice, one);
+    cross(&b);
+    assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
+    a.start(channel.name(), &alice, one);
+    cross(&b);
+    b.start(channel.name(), &alice, two);
+    a.gone(channel.name(), &alice, one);
+    cross(&b);
+    assert_eq!(told(&channel, &mut cursor), ["typing_start alice null", "typing_start alice null"]);
+    // The stop never comes.
+    tokio::time::sleep(Duration::from_millis(5001)).await;
+    b.sweep();
+    assert_eq!(told(&channel, &mut cursor), ["typing_stop alice null"]);
+    b.hear(Keystroke { typed: Typed::Start, channel: name("chat:none"), user_id: alice, client_id: one });
+    assert!(hub_b.find(&name("chat:none")).is_none());
 }
