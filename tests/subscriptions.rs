@@ -41,7 +41,8 @@ async fn publish(edge: &Edge, channel: &str) {
 
 async fn join(edge: &Edge, subscriptions: &mut Subscriptions, channel: &str, resume: Resume) -> bool {
     let who = Identity::guest_of_connection();
-    let joined = subscriptions.join(edge, &who, &name(channel), (resume, None), false, Lease::Stream);
+    let channel = name(channel);
+    let joined = subscriptions.join(edge, &who, &channel, (resume, None), false, Lease::Stream);
     joined.await.expect("joined").recovered
 }
 

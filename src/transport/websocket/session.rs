@@ -153,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let gone = matches!(lost, Some(Loss::Eof | Loss::Io(_)));
         while gone || self.wire.outbox.len() < self.edge.config.limits.queue_bytes {
             let Some(inbound) = self.wire.arrived.pop_front() else { break };
-            self.hear(inbound).await?;
+            self.hear(inbound, gone).await?;
             if gone {
                 self.wire.outbox.clear();
             }
@@ -236,10 +236,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    async fn hear(&mut self, inbound: Inbound) -> Result<(), End> {
+    async fn hear(&mut self, inbound: Inbound, gone: bool) -> Result<(), End> {
         let inbound = self.wire.inflated(inbound).map_err(|fault| self.lose(&Loss::Violation(fault)))?;
         match inbound {
-            Inbound::Text(text) => self.request(&text).await.map_err(End::from),
+            Inbound::Text(text) => self.request(&text, gone).await.map_err(End::from),
             Inbound::Binary(_) => {
                 self.edge.metrics.received(Transport::WebSocket, 1);
                 let fault = Fault::malformed("a binary frame; envelopes are text");
@@ -257,13 +257,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// One envelope, and its answer.
-    async fn request(&mut self, text: &[u8]) -> Result<(), Fault> {
+    /// One envelope, and its answer; of who is `gone` only what others will see.
+    async fn request(&mut self, text: &[u8], gone: bool) -> Result<(), Fault> {
         self.edge.metrics.received(Transport::WebSocket, 1);
         let incoming = match envelope::parse(text) {
             Ok(incoming) => incoming,
             Err(Rejected { fault, correlation_id }) => return self.refuse(fault, correlation_id.as_deref()),
         };
+        // A history that nobody will read costs as much as another.
+        if gone && !matches!(incoming.request, Request::Auth { .. } | Request::Message { .. }) {
+            return Ok(());
+        }
         let id = incoming.correlation_id.clone();
         match self.answer(incoming).await {
             Ok(answer) => {
