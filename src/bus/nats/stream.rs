@@ -117,12 +117,15 @@ impl Stream {
     /// # Errors
     /// [`BusError`] when it does not answer.
     pub(super) async fn look(&self) -> Result<Look, BusError> {
+        // What was seen before the question: what comes meanwhile may be newer than the answer.
+        let mut known = *self.newest.lock();
         let mut info = self.info().await?;
-        if epoch_of(&info) == self.epoch() && self.has_lost_its_end(&info).await? {
+        if epoch_of(&info) == self.epoch() && self.has_lost_its_end(&info, known).await? {
             // A new leader may not have told all it knows: once more.
             sleep(Duration::from_secs(1)).await;
+            known = *self.newest.lock();
             info = self.info().await?;
-            if epoch_of(&info) == self.epoch() && self.has_lost_its_end(&info).await? {
+            if epoch_of(&info) == self.epoch() && self.has_lost_its_end(&info, known).await? {
                 info = self.begin_epoch(info).await?;
             }
         }
@@ -267,8 +270,8 @@ impl Stream {
         }
     }
 
-    async fn has_lost_its_end(&self, info: &Info) -> Result<bool, BusError> {
-        let Some(known) = *self.newest.lock() else { return Ok(false) };
+    async fn has_lost_its_end(&self, info: &Info, known: Option<Seen>) -> Result<bool, BusError> {
+        let Some(known) = known else { return Ok(false) };
         if info.state.last_sequence < known.seq {
             return Ok(true);
         }
