@@ -101,6 +101,9 @@ pub struct Refusal {
     /// A sentence.
     #[serde(default)]
     pub detail: String,
+    /// When to try again, in milliseconds.
+    #[serde(default)]
+    pub retry_after_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]

@@ -201,6 +201,14 @@ impl Feed {
         }
     }
 
+    /// When an event stream wants to be asked again once it has ended, in milliseconds.
+    pub fn retry_ms(&self) -> Option<u64> {
+        match self {
+            Self::Sse(events) => events.retry_ms(),
+            Self::WebSocket(_) | Self::Poll(_) => None,
+        }
+    }
+
     /// Ends it without a goodbye: with a reset, or by dropping the socket.
     pub fn cut(self, reset: bool) {
         let stream = match self {

@@ -120,16 +120,22 @@ impl Ledger {
 
     /// Holds it against what was acknowledged to the publisher, in the order of the log.
     pub fn settle(&self, acknowledged: &[Entry]) -> Faults {
+        let mut faults = self.against(acknowledged);
+        // The log may be in order and still not in the order of its one publisher.
+        faults.disordered += self.received.windows(2).filter(|pair| pair[1].n < pair[0].n).count() as u64;
+        faults
+    }
+
+    /// Holds it against the log, whoever has published to it: all of it from where it was joined, and nothing else.
+    pub fn against(&self, log: &[Entry]) -> Faults {
         let mut faults = self.faults;
         let begin = self.joined.as_ref().map_or(0, |at| at.seq);
-        let expected = || acknowledged.iter().filter(|entry| entry.seq > begin);
+        let expected = || log.iter().filter(|entry| entry.seq > begin);
         let received: HashSet<Entry> = self.received.iter().copied().collect();
         faults.lost += expected().filter(|entry| !received.contains(entry)).count() as u64;
         let expected: HashSet<Entry> = expected().copied().collect();
         let invented = |entry: &&Entry| entry.seq > begin && !expected.contains(entry);
         faults.disordered += received.iter().filter(invented).count() as u64;
-        // The log may be in order and still not in the order of its one publisher.
-        faults.disordered += self.received.windows(2).filter(|pair| pair[1].n < pair[0].n).count() as u64;
         faults
     }
 }

@@ -23,3 +23,4 @@ pub mod shapes;
 pub mod load;
 pub mod scale;
 pub mod switching;
+pub mod chaos;

@@ -60,6 +60,19 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn cpu(&self) -> io::Result<Duration> {
+        self.ticks(11)
+    }
+
+    /// CPU time that those of its children have used that have ended and were waited for. Steps of 10 ms.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn cpu_of_ended_children(&self) -> io::Result<Duration> {
+        self.ticks(13)
+    }
+
+    /// Two neighbouring fields of `stat`, user and system time, counted from the one behind the program's name.
+    fn ticks(&self, index: usize) -> io::Result<Duration> {
         /// `USER_HZ`, which Linux has fixed at 100 for what it shows (proc(5), time(7)).
         const TICK: Duration = Duration::from_millis(10);
         let text = fs::read_to_string(self.root.join("stat"))?;
@@ -68,7 +81,7 @@ impl Process {
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<u32>().ok());
         let (user, system) =
-            ticks(11).zip(ticks(12)).ok_or_else(|| io::Error::other("stat has no utime and stime"))?;
+            ticks(index).zip(ticks(index + 1)).ok_or_else(|| io::Error::other("stat has no such times"))?;
         Ok(TICK * (user + system))
     }
 

@@ -163,9 +163,15 @@ impl Violations {
     }
 
     pub(crate) fn add_all(&mut self, other: Self) {
+        self.add_some(other, TOLD);
+    }
+
+    /// Adds others, of which so many are told in words at most: where one mistake shows everywhere, there is room left
+    /// for another.
+    pub(crate) fn add_some(&mut self, other: Self, most: usize) {
         self.count += other.count;
         let room = TOLD - self.first.len();
-        self.first.extend(other.first.into_iter().take(room));
+        self.first.extend(other.first.into_iter().take(room.min(most)));
     }
 }
 

@@ -30,6 +30,7 @@ pub struct EventStream {
     connection: Connection,
     framing: Framing,
     parser: Parser,
+    retry_ms: Option<u64>,
 }
 
 #[derive(Default)]
@@ -58,7 +59,7 @@ impl EventStream {
         if !kind.starts_with("text/event-stream") {
             return Err(WireError::protocol(format!("an event stream of type {kind:?}")));
         }
-        Ok(Self { head, connection, framing, parser: Parser::default() })
+        Ok(Self { head, connection, framing, parser: Parser::default(), retry_ms: None })
     }
 
     /// The next thing the server says; `None` at the end of the stream.
@@ -71,11 +72,19 @@ impl EventStream {
     pub async fn next(&mut self) -> Result<Option<ServerSent>, WireError> {
         loop {
             if let Some(said) = self.parser.next()? {
+                if let ServerSent::Retry(ms) = said {
+                    self.retry_ms = Some(ms);
+                }
                 return Ok(Some(said));
             }
             let Some(piece) = self.connection.piece(&mut self.framing).await? else { return Ok(None) };
             self.parser.text.extend_from_slice(&piece);
         }
+    }
+
+    /// When the server wants to be asked again once the stream has ended, in milliseconds: what it said last.
+    pub fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
     }
 
     /// Gives the bytes below away; what was read and not used is lost, as in a cut.
