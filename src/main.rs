@@ -10,7 +10,7 @@ use clap::Parser as _;
 use tidegate::commands::{self, Command, CommandLine, Failure, serve};
 use tidegate::config::{self, Config, Log, LogFormat};
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -61,8 +61,12 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
 }
 
 fn begin_logs(log: &Log) {
-    let levels: Targets =
+    let mut levels: Targets =
         log.level.parse().expect("the configuration admits only levels, alone or by module");
+    // The bus says itself what its client meets; the client says it of every attempt, as an error.
+    if !log.level.contains("async_nats") {
+        levels = levels.with_target("async_nats", LevelFilter::OFF);
+    }
     let mut lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     // On a terminal NO_COLOR still decides.
     if !std::io::stderr().is_terminal() {

@@ -73,7 +73,7 @@ impl Edges {
     /// The last lines of each log, for a report.
     pub fn log_tails(&self) -> String {
         let each = self.nodes.iter().enumerate();
-        each.map(|(index, node)| format!("edge {index}:\n{}", node.log_tail())).collect()
+        each.map(|(index, node)| format!("edge {index}:\n{}", node.log_tail())).collect::<Vec<_>>().concat()
     }
 }
 

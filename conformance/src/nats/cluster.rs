@@ -11,7 +11,7 @@ use super::{Nats, NatsError, Options, Stream, monitor};
 use crate::ports;
 
 /// How long the servers may take to find each other and a leader.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A cluster.

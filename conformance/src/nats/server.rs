@@ -83,9 +83,9 @@ impl Nats {
         if let Some(Routes { own, all }) = routes {
             let routes: Vec<String> = all.iter().map(|addr| format!("\"nats://{addr}\"")).collect();
             // Without no_advertise a client learns of the others' addresses and goes round its link.
-            write!(
+            writeln!(
                 text,
-                "cluster {{ name: conformance, listen: \"{own}\", no_advertise: true, routes: [{}] }}\n",
+                "cluster {{ name: conformance, listen: \"{own}\", no_advertise: true, routes: [{}] }}",
                 routes.join(", ")
             )
             .expect("a String takes all");

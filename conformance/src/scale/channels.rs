@@ -42,7 +42,7 @@ pub struct ChannelsReport {
     pub arrived_after_restart: usize,
 }
 
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// Channels that messages are sent to.
 const SAMPLE: usize = 200;
 

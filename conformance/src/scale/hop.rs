@@ -49,7 +49,7 @@ pub struct HopReport {
     pub lost: u64,
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two messages of a latency: each meets an idle system.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Publications that a fan-out's publisher has not had acknowledged at most.

@@ -80,7 +80,7 @@ type Finish = Arc<Vec<u64>>;
 /// Violations that are told in words.
 const TOLD: usize = 40;
 /// How long a subscriber may take to catch up when everything was published. Only who never does waits for so long.
-const CATCH_UP: Duration = Duration::from_secs(60);
+const CATCH_UP: Duration = Duration::from_mins(1);
 
 /// Runs the plan.
 ///

@@ -20,7 +20,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::wire::{Dial, Target, WireError};
 
 /// How long the first session may take to be joined. Only who never is waits for so long.
-const JOIN: Duration = Duration::from_secs(60);
+const JOIN: Duration = Duration::from_mins(1);
 
 pub(super) struct Subscriber {
     subscription: Subscription,

@@ -21,6 +21,8 @@ const OVERDUE: Duration = Duration::from_millis(150);
 /// Pauses between attempts to fetch while the stream does not answer.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often a piece of a history is asked for again.
+const FETCHES: u32 = 2;
 
 /// One channel's log and what it has got of the stream.
 pub(super) struct Feed {
@@ -108,7 +110,7 @@ impl Feed {
             && history.last().map_or(0, |stored| stored.seq) < last
         {
             let after = history.last().map_or(0, |stored| stored.seq);
-            let mut more = stream.after(&self.place.subject, after, leader).await?;
+            let mut more = self.fetch(stream, after, leader).await?;
             if more.is_empty() && leader {
                 // It was there a moment ago, and its time was over.
                 break;
@@ -135,6 +137,17 @@ impl Feed {
         log.ring();
         self.moved.notify_waiters();
         Ok(filling)
+    }
+
+    /// Some messages after a sequence, asked for more than once: one lost answer must not cost all that came before.
+    async fn fetch(&self, stream: &Stream, after: u64, leader: bool) -> Result<Vec<Stored>, BusError> {
+        for _ in 0..FETCHES {
+            if let Ok(some) = stream.after(&self.place.subject, after, leader).await {
+                return Ok(some);
+            }
+            sleep(RETRY_MIN).await;
+        }
+        stream.after(&self.place.subject, after, leader).await
     }
 
     /// The log is to be opened again: the stream has begun anew.

@@ -262,7 +262,11 @@ impl NatsBus {
             return Err(BusError::unavailable(trouble));
         }
         self.interest.add(&feed.place, &self.inner.subjects).await;
-        self.inner.open(&feed).await
+        let inner = Arc::clone(&self.inner);
+        // A task of its own: a long history goes on being fetched when nobody waits any longer, and whoever comes then finds
+        // it there.
+        let opening = tokio::spawn(async move { inner.open(&feed).await });
+        opening.await.unwrap_or_else(|error| Err(BusError::unavailable(error.to_string())))
     }
 
     async fn catch_up_log(&self, channel: &Arc<Channel>) -> Result<(), BusError> {
