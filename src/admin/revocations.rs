@@ -144,7 +144,7 @@ fn not_stored(detail: &str) -> Fault {
 async fn read(body: Incoming) -> Result<Bytes, Fault> {
     let whole = timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await;
     let whole = whole.map_err(|_| Fault::malformed("the body did not come in time"))?;
-    whole.map(|body| body.to_bytes()).map_err(|error| {
+    whole.map(http_body_util::Collected::to_bytes).map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {
             return Fault::new(Kind::MessageTooLarge, format!("the body has more than {BODY_BYTES} bytes"));
         }

@@ -275,12 +275,11 @@ impl fmt::Display for Takes {
             Self::OneOf([word]) => write!(f, "must be \"{word}\""),
             Self::OneOf(words) => write!(f, "must be one of \"{}\"", words.join("\", \"")),
             Self::File => f.write_str("must be the path of a file"),
-            Self::Secret(1) => f.write_str("must be a text that is not empty"),
+            Self::Secret(1) | Self::Text => f.write_str("must be a text that is not empty"),
             Self::Secret(bytes) => write!(
                 f,
                 "must be a text of at least {bytes} bytes (RFC 7518 §3.2), such as `openssl rand -base64 48` prints"
             ),
-            Self::Text => f.write_str("must be a text that is not empty"),
             Self::Origins => f.write_str(
                 "must be a list of origins, each scheme://host or scheme://host:port without a path, or \"*\"",
             ),

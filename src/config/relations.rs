@@ -64,7 +64,7 @@ fn check_bus(config: &Config, tree: &Node) -> Result<(), ConfigError> {
         let key = if bus.credentials.is_some() { "credentials" } else { "token" };
         return Err(blame(tree, &["bus", key], "…", "is one of credentials, user or token: set one of them"));
     }
-    if bus.replicas % 2 == 0 {
+    if bus.replicas.is_multiple_of(2) {
         return Err(blame(tree, &["bus", "replicas"], bus.replicas, "must be 1, 3 or 5"));
     }
     if bus.stream.len() > 24 && bus.streams > 1 {

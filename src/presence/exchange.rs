@@ -220,9 +220,9 @@ impl Exchange {
     }
 
     async fn answer(&mut self, question: Question) {
-        let Some(next) = Members::parse_question(&question.payload) else { return };
+        let Ok(next) = Members::parse_question(&question.payload) else { return };
         let mut list = List::new(ANSWER_BYTES.min(self.peers.max_payload()));
-        let next = self.roster.write_members(next, &mut list);
+        let next = self.roster.write_members(next.as_ref(), &mut list);
         let _ = timeout(SAY_PATIENCE, question.answer(list.answer(self.number, next))).await;
     }
 

@@ -295,12 +295,12 @@ impl Roster {
     }
 
     /// Adds this node's members to `list`, those behind `next`, until it is full: then with where to go on.
-    pub(super) fn write_members(&self, next: Option<Next>, list: &mut List) -> Option<Next> {
-        let begin = next.as_ref().map_or(0, |next| next.shard);
-        let mut last = None;
+    pub(super) fn write_members(&self, next: Option<&Next>, list: &mut List) -> Option<Next> {
+        let begin = next.map_or(0, |next| next.shard);
+        let mut reached = None;
         for (index, shard) in self.shards.iter().enumerate().skip(begin) {
             let shard = shard.lock();
-            let after = next.as_ref().filter(|next| next.shard == index);
+            let after = next.filter(|next| next.shard == index);
             let from = after.map_or("", |after| after.channel.as_str());
             for (name, room) in shard.rooms.range::<str, _>((Bound::Included(from), Bound::Unbounded)) {
                 let behind = after.filter(|after| after.channel == name.as_str());
@@ -308,13 +308,13 @@ impl Roster {
                     let Some(place) = user.place() else { continue };
                     let (channel, user_id) = (name.clone(), Arc::clone(user_id));
                     if !list.add(&Entry { channel, user_id: Arc::clone(&user_id), place: Some(place) }) {
-                        return last.map(|(shard, channel, user): (_, ChannelName, Arc<str>)| Next {
+                        return reached.map(|(shard, channel, user): (_, ChannelName, Arc<str>)| Next {
                             shard,
                             channel: channel.to_string(),
                             user: user.to_string(),
                         });
                     }
-                    last = Some((index, name.clone(), user_id));
+                    reached = Some((index, name.clone(), user_id));
                 }
             }
         }
@@ -326,17 +326,15 @@ impl Roster {
         let now = now();
         for entry in entries {
             let mut shard = self.shard(&entry.channel).lock();
-            match &entry.place {
-                Some(place) => self.put(&mut shard, node, generation, &entry, place, now),
-                None => {
-                    let Shard { rooms, leaving, .. } = &mut *shard;
-                    let user = rooms.get_mut(&entry.channel).and_then(|room| room.get_mut(&entry.user_id));
-                    let there = user.and_then(|user| user.elsewhere.iter_mut().find(|at| at.node == node));
-                    if let Some(there) = there {
-                        let due = there.go(now + SETTLE);
-                        leaving.push(Reverse((due, entry.channel, entry.user_id)));
-                    }
-                }
+            if let Some(place) = &entry.place {
+                self.put(&mut shard, node, generation, &entry, place, now);
+                continue;
+            }
+            let Shard { rooms, leaving, .. } = &mut *shard;
+            let user = rooms.get_mut(&entry.channel).and_then(|room| room.get_mut(&entry.user_id));
+            if let Some(there) = user.and_then(|user| user.elsewhere.iter_mut().find(|at| at.node == node)) {
+                let due = there.go(now + SETTLE);
+                leaving.push(Reverse((due, entry.channel, entry.user_id)));
             }
         }
     }

@@ -198,15 +198,23 @@ impl Word {
     }
 }
 
+/// It does not ask for members.
+#[derive(Debug)]
+pub(super) struct NoQuestion;
+
 impl Members {
     /// The question for all members of a node, or those behind `next`.
     pub(super) fn question(next: Option<Next>) -> Bytes {
         write(&Form { kind: Kind::Who, next, ..Form::new() })
     }
 
-    /// Where the answer is to begin; `None` if this is no such question.
-    pub(super) fn parse_question(bytes: &[u8]) -> Option<Option<Next>> {
-        parse(bytes).and_then(|form| matches!(form.kind, Kind::Who).then_some(form.next))
+    /// Behind which member the answer is to begin; `None`: with the first.
+    ///
+    /// # Errors
+    /// [`NoQuestion`] if this is something else.
+    pub(super) fn parse_question(bytes: &[u8]) -> Result<Option<Next>, NoQuestion> {
+        let form = parse(bytes).filter(|form| matches!(form.kind, Kind::Who));
+        form.map(|form| form.next).ok_or(NoQuestion)
     }
 
     /// An answer; `None` if this node can make nothing of it.

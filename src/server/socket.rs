@@ -33,7 +33,7 @@ impl Socket {
     /// call: the runtime has been told (`EPOLLRDHUP`). A close behind more bytes than the kernel takes in is not seen.
     pub fn is_closed_by_client(&self) -> bool {
         let ready = self.tcp.ready(Interest::READABLE).now_or_never();
-        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+        ready.is_some_and(|ready| ready.is_ok_and(tokio::io::Ready::is_read_closed))
     }
 }
 

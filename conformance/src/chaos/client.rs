@@ -90,7 +90,7 @@ impl Client {
         }
         let mut feed = self.catch_up(&mut phase).await;
         feed = self.remain(feed, Phase::Leave, &mut phase).await;
-        if self.stage.stays(self.index) {
+        if super::stays(self.index) {
             feed = self.remain(feed, Phase::End, &mut phase).await;
         }
         if let Some(feed) = feed {
@@ -236,7 +236,7 @@ impl Client {
         while *phase.borrow() < Phase::Leave {
             self.records.forget_a_half_join();
             self.choose();
-            if self.transport == Transport::Poll && self.stage.stays(self.index) {
+            if self.transport == Transport::Poll && super::stays(self.index) {
                 // Who polls is not there all the time.
                 self.transport = Transport::WebSocket;
             }

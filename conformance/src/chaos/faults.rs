@@ -66,7 +66,7 @@ pub(super) struct Scene<'a> {
 }
 
 /// How long the cluster may take to be itself again.
-const RECOVERY: Duration = Duration::from_secs(60);
+const RECOVERY: Duration = Duration::from_mins(1);
 /// How long it is left alone then.
 const CALM: Duration = Duration::from_secs(2);
 /// What a pass takes at full length; a shorter run has shorter faults.

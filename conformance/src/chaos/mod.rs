@@ -38,9 +38,9 @@ pub use report::Report;
 /// How long a client may take, with one session, to catch up when everything is published.
 const CATCH_UP: Duration = Duration::from_secs(20);
 /// How long all of them may take together.
-const ALL_CAUGHT_UP: Duration = Duration::from_secs(60);
+const ALL_CAUGHT_UP: Duration = Duration::from_mins(1);
 /// How long clients may take to be joined at the start.
-const ALL_JOINED: Duration = Duration::from_secs(60);
+const ALL_JOINED: Duration = Duration::from_mins(1);
 /// The stream that edges keep everything in.
 const STREAM: &str = "TIDEGATE";
 /// How long edges take to drain.
@@ -142,13 +142,13 @@ impl Stage {
     /// A third of the users have two clients, so that connections are counted and not users; an odd number of users,
     /// so that one of the two leaves and the other stays.
     fn user(&self, client: usize) -> String {
-        format!("user-{}", client % (self.channels_of.len() * 2 / 3 | 1))
+        format!("user-{}", client % ((self.channels_of.len() * 2 / 3) | 1))
     }
+}
 
-    /// Whether the client stays when half of them leave.
-    fn stays(&self, client: usize) -> bool {
-        client.is_multiple_of(2)
-    }
+/// Whether the client stays when half of them leave.
+const fn stays(client: usize) -> bool {
+    client.is_multiple_of(2)
 }
 
 /// Settings of the edges: as they come, but for a history that holds the whole run, so that no gap is an excuse.

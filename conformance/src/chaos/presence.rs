@@ -87,7 +87,7 @@ fn who_is_there(stage: &Stage, channels: &[String], watchers: usize) -> Present 
         let users = present.entry(name.clone()).or_default();
         users.extend((0..watchers).map(|index| (watcher(index), 1)));
         let clients = stage.channels_of.iter().enumerate();
-        for (client, _) in clients.filter(|(client, of)| stage.stays(*client) && of.contains(&channel)) {
+        for (client, _) in clients.filter(|(client, of)| super::stays(*client) && of.contains(&channel)) {
             *users.entry(stage.user(client)).or_default() += 1;
         }
     }

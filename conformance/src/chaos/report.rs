@@ -156,6 +156,7 @@ impl Report {
     }
 
     /// Messages per second that were acknowledged.
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
     fn rate(&self) -> f64 {
         self.acknowledged as f64 / self.load.lasted.as_secs_f64().max(1.0)
     }
@@ -274,7 +275,9 @@ impl Spread {
             self.due.iter().filter(|due| (*from..=*from + half_second).contains(*due)).count()
         };
         let most = self.due.iter().map(within).max().unwrap_or(0);
-        *last - *first >= window / 2 && *last <= window + half_second && most * 2 <= self.due.len()
+        last.saturating_sub(*first) >= window / 2
+            && *last <= window + half_second
+            && most * 2 <= self.due.len()
     }
 }
 

@@ -88,6 +88,9 @@ impl Revocation {
     ///
     /// # Errors
     /// [`RevocationError::Length`]
+    ///
+    /// # Panics
+    /// Never: the longest is 31 days.
     pub fn now(whose: Whose, lasting: Duration) -> Result<Self, RevocationError> {
         if !(Duration::from_secs(1)..=REVOCATION_MAX).contains(&lasting) {
             return Err(RevocationError::Length);

@@ -119,7 +119,7 @@ fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     while let Some(error) = cause {
         let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         if error.is::<async_nats::rustls::Error>()
-            || inner.is_some_and(|inner| inner.is::<async_nats::rustls::Error>())
+            || inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<async_nats::rustls::Error>)
         {
             return true;
         }

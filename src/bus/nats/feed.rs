@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -34,7 +34,7 @@ pub(super) struct Feed {
     /// Told when `seen` rises or the log is opened.
     moved: Notify,
     /// Held while the log is being opened.
-    opening: tokio::sync::Mutex<()>,
+    opening: Semaphore,
 }
 
 struct State {
@@ -72,7 +72,7 @@ impl Feed {
             log: Arc::downgrade(channel),
             state: Mutex::new(state),
             moved: Notify::new(),
-            opening: tokio::sync::Mutex::new(()),
+            opening: Semaphore::new(1),
         }
     }
 
@@ -98,7 +98,7 @@ impl Feed {
     /// # Cancel safety
     /// A cancelled opening has changed nothing.
     pub(super) async fn open(&self, stream: &Stream, counts: &Counts) -> Result<bool, BusError> {
-        let _one = self.opening.lock().await;
+        let _one = self.opening.acquire().await;
         if self.is_open() {
             return Ok(false);
         }
@@ -174,20 +174,15 @@ impl Feed {
                 return Taken::Yes;
             }
             let publication = (before <= state.seen).then(|| self.read_one(state.epoch, stored, counts));
-            match publication {
-                Some(Ok(publication)) => {
-                    if let Some(publication) = publication {
-                        log.append(now(), &publication, || stored.seq);
-                    }
-                    state.seen = stored.seq;
-                    state.clear = stored.seq;
-                }
+            let Some(Ok(publication)) = publication else {
                 // Something is missing, or the message does not tell all of itself: the stream will.
-                Some(Err(_)) | None => {
-                    state.filling = true;
-                    return Taken::Hole;
-                }
+                state.filling = true;
+                return Taken::Hole;
+            };
+            if let Some(publication) = publication {
+                log.append(now(), &publication, || stored.seq);
             }
+            (state.seen, state.clear) = (stored.seq, stored.seq);
         }
         log.ring();
         self.moved.notify_waiters();

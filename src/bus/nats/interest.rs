@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tracing::warn;
 
 use super::subject::{Group, Place, Subjects};
+use super::tasks::Tasks;
 
 /// Channels of a bucket that have subscriptions of their own; with more it is one for the bucket. 1,024 buckets: the
 /// most are 8,192 subscriptions.
@@ -23,6 +24,7 @@ const SINGLES_OF_NAMESPACE: usize = 1024;
 /// The subscriptions. Each runs in a task of its own, which gives what comes to `deliver`.
 pub(super) struct Interest<D> {
     client: Client,
+    tasks: Tasks,
     deliver: Arc<D>,
     groups: Mutex<HashMap<Group, Wanted>>,
 }
@@ -42,8 +44,8 @@ struct Subscription {
 }
 
 impl<D: Fn(&Message) + Send + Sync + 'static> Interest<D> {
-    pub(super) fn new(client: Client, deliver: D) -> Self {
-        Self { client, deliver: Arc::new(deliver), groups: Mutex::default() }
+    pub(super) fn new(client: Client, tasks: Tasks, deliver: D) -> Self {
+        Self { client, tasks, deliver: Arc::new(deliver), groups: Mutex::default() }
     }
 
     /// From now on that channel's messages are delivered. When this returns the subscription is on its way to the server,
@@ -107,7 +109,7 @@ impl<D: Fn(&Message) + Send + Sync + 'static> Interest<D> {
     fn subscribe(&self, subject: String, instead_of: Vec<Subscription>) -> Subscription {
         let (tell, ready) = watch::channel(false);
         let (client, deliver) = (self.client.clone(), Arc::clone(&self.deliver));
-        let task = tokio::spawn(async move {
+        let task = self.tasks.spawn(async move {
             let mut messages = match client.subscribe(subject).await {
                 Ok(messages) => messages,
                 Err(error) => return warn!(%error, "no subscription"),

@@ -22,6 +22,7 @@ mod publish;
 mod revoked;
 mod stream;
 mod subject;
+mod tasks;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -34,7 +35,6 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{Accepted, Bus, BusError, Logs, Report};
@@ -46,6 +46,7 @@ use interest::Interest;
 use message::Stored;
 use stream::Stream;
 use subject::Subjects;
+use tasks::Tasks;
 
 pub use peers::{NodeId, Peers, Question, Questions, Said, Words};
 pub use revoked::{Following, RevokedBucket};
@@ -117,7 +118,6 @@ pub struct NatsBus {
     inner: Arc<Inner>,
     interest: Arc<Interest<Deliver>>,
     peers: Peers,
-    tasks: Vec<JoinHandle<()>>,
 }
 
 type Deliver = Box<dyn Fn(&Message) + Send + Sync>;
@@ -137,6 +137,7 @@ struct Inner {
     /// Notified when messages may have been missed.
     doubt: Arc<Notify>,
     counts: Counts,
+    tasks: Tasks,
 }
 
 /// What has happened since the start.
@@ -207,18 +208,17 @@ impl NatsBus {
             filling: Semaphore::new(FILLING),
             doubt,
             counts: Counts::default(),
+            tasks: Tasks::default(),
             client: client.clone(),
         });
         let deliver = {
             let inner = Arc::clone(&inner);
             Box::new(move |message: &Message| inner.deliver(message)) as Deliver
         };
-        let interest = Arc::new(Interest::new(client, deliver));
-        let tasks = vec![
-            tokio::spawn(audit::run(Arc::clone(&inner))),
-            tokio::spawn(watch_leaders(Arc::clone(&inner))),
-        ];
-        Ok(Self { inner, interest, peers, tasks })
+        let interest = Arc::new(Interest::new(client, inner.tasks.clone(), deliver));
+        drop(inner.tasks.spawn(audit::run(Arc::clone(&inner))));
+        drop(inner.tasks.spawn(watch_leaders(Arc::clone(&inner))));
+        Ok(Self { inner, interest, peers })
     }
 
     /// This node's way to speak to the others.
@@ -265,8 +265,12 @@ impl NatsBus {
         let inner = Arc::clone(&self.inner);
         // A task of its own: a long history goes on being fetched when nobody waits any longer, and whoever comes then finds
         // it there.
-        let opening = tokio::spawn(async move { inner.open(&feed).await });
-        opening.await.unwrap_or_else(|error| Err(BusError::unavailable(error.to_string())))
+        let opening = self.inner.tasks.spawn(async move { inner.open(&feed).await });
+        match opening.await {
+            Ok(Some(opened)) => opened,
+            Ok(None) => Err(BusError::unavailable("the node is ending")),
+            Err(error) => Err(BusError::unavailable(error.to_string())),
+        }
     }
 
     async fn catch_up_log(&self, channel: &Arc<Channel>) -> Result<(), BusError> {
@@ -348,9 +352,7 @@ impl Bus for NatsBus {
 
 impl Drop for NatsBus {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.inner.tasks.end();
     }
 }
 
@@ -399,10 +401,10 @@ impl Inner {
     /// Has what is missing fetched.
     fn fill(self: &Arc<Self>, feed: &Arc<Feed>) {
         let (inner, feed) = (Arc::clone(self), Arc::clone(feed));
-        tokio::spawn(async move {
+        drop(self.tasks.spawn(async move {
             let Ok(_place) = inner.filling.acquire().await else { return };
             feed.fill(&inner.streams[feed.place.shard], &inner.counts).await;
-        });
+        }));
     }
 
     fn feeds(&self) -> Vec<Arc<Feed>> {
@@ -412,9 +414,11 @@ impl Inner {
     /// The stream has begun anew: so do the logs of its channels.
     fn reopen(self: &Arc<Self>, shard: usize) {
         let feeds: Vec<_> = self.feeds().into_iter().filter(|feed| feed.place.shard == shard).collect();
-        feeds.iter().for_each(|feed| feed.shut());
+        for feed in &feeds {
+            feed.shut();
+        }
         let inner = Arc::clone(self);
-        tokio::spawn(async move {
+        drop(self.tasks.spawn(async move {
             let open = |feed: Arc<Feed>| {
                 let inner = Arc::clone(&inner);
                 async move {
@@ -425,7 +429,7 @@ impl Inner {
                 }
             };
             futures_util::stream::iter(feeds).for_each_concurrent(FILLING, open).await;
-        });
+        }));
     }
 }
 

@@ -13,6 +13,7 @@ use async_nats::jetstream::{Context, ErrorCode, context};
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use sha1::{Digest as _, Sha1};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -41,7 +42,9 @@ pub(super) struct Stream {
     /// The newest message that has been seen, to recognise a stream that has lost its end.
     newest: Mutex<Option<Seen>>,
     /// When the oldest sequence was asked for the last time, and what it was: many openings share one question.
-    first: tokio::sync::Mutex<Option<(Instant, u64)>>,
+    first: Mutex<Option<(Instant, u64)>>,
+    /// Held by whoever asks for it.
+    asking: Semaphore,
 }
 
 /// What a message was.
@@ -85,7 +88,8 @@ impl Stream {
             epoch: AtomicU64::new(0),
             per_subject: AtomicI64::new(0),
             newest: Mutex::new(None),
-            first: tokio::sync::Mutex::new(None),
+            first: Mutex::new(None),
+            asking: Semaphore::new(1),
         };
         stream.learn(&info);
         Ok(stream)
@@ -186,15 +190,16 @@ impl Stream {
     /// [`BusError`] when it does not answer.
     pub(super) async fn first(&self) -> Result<u64, BusError> {
         let asked = Instant::now();
-        let mut first = self.first.lock().await;
-        if let Some((since, seq)) = *first
+        let _turn = self.asking.acquire().await;
+        let known = *self.first.lock();
+        if let Some((since, seq)) = known
             && since >= asked
         {
             return Ok(seq);
         }
         let began = Instant::now();
         let seq = self.info().await?.state.first_sequence.max(1);
-        *first = Some((began, seq));
+        *self.first.lock() = Some((began, seq));
         Ok(seq)
     }
 

@@ -115,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Err(fault) => self.refuse(fault, None)?,
         }
         if let Some(who) = who {
-            self.identify(who);
+            self.identify(&who);
         }
         Ok(())
     }
@@ -318,18 +318,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let payload = serde_json::json!({ "ok": true, "user_id": &*who.user_id, "expires_at": expires_at });
         let answer = envelope::encode("auth_response", &payload, correlation_id);
         self.say(&answer);
-        self.identify(who);
+        self.identify(&who);
         Ok(())
     }
 
     /// From now on the client is that one; joins that waited for it are made.
-    fn identify(&mut self, who: Arc<Identity>) {
+    fn identify(&mut self, who: &Arc<Identity>) {
         self.clock.token_due = who.expires_in().map(|left| Instant::now() + left);
-        self.door.belongs_to(&who);
+        self.door.belongs_to(who);
         self.seen = 0;
         self.stop_typing();
-        let left = self.subscriptions.renew(&self.edge, &who, Lease::Stream);
-        self.who = Some(Arc::clone(&who));
+        let left = self.subscriptions.renew(&self.edge, who, Lease::Stream);
+        self.who = Some(Arc::clone(who));
         for channel in left {
             let fault = Fault::new(Kind::Forbidden, "the new token does not grant this channel");
             self.tell(&fault.in_channel(channel.as_str()), None);
