@@ -81,8 +81,9 @@ impl NatsServer {
         let store = self.directory.path().join("store");
         let port = self.port.map_or(-1, i32::from);
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\nports_file_dir: {:?}\njetstream {{ store_dir: {store:?} }}\n{}\n",
-            self.directory.path(),
+            "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\" }}\n{}\n",
+            self.directory.path().display(),
+            store.display(),
             self.settings
         );
         std::fs::write(&config, text).expect("the directory can be written to");

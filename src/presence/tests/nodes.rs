@@ -75,11 +75,11 @@ impl Node {
     fn hear(&mut self, from: NodeId, word: &[u8]) {
         let word = Word::parse(word).expect("a word");
         let chore = self.others.hear(from, word, now());
-        self.see_to(chore);
+        self.see_to(chore.as_ref());
     }
 
-    fn see_to(&self, chore: Option<Chore>) {
-        if let Some(Chore::Release { node, keep, going }) = chore {
+    fn see_to(&self, chore: Option<&Chore>) {
+        if let Some(&Chore::Release { node, keep, going }) = chore {
             self.roster.release(node, keep, going);
         }
     }
@@ -92,7 +92,7 @@ impl Node {
                 Chore::Ask { node, generation, next } => {
                     questions.push((node, generation, Members::question(next)));
                 }
-                chore => self.see_to(Some(chore)),
+                chore => self.see_to(Some(&chore)),
             }
         }
         questions
@@ -105,7 +105,7 @@ impl Node {
         match self.others.answered(from, generation, members, now()) {
             Some(Chore::Ask { next, .. }) => Some(Members::question(next)),
             chore => {
-                self.see_to(chore);
+                self.see_to(chore.as_ref());
                 None
             }
         }
@@ -126,7 +126,9 @@ fn converse(nodes: &mut [&mut Node]) {
         let mut words = nodes[speaker].changes();
         words.push(nodes[speaker].beat());
         for hearer in (0..nodes.len()).filter(|hearer| *hearer != speaker) {
-            words.iter().for_each(|word| nodes[hearer].hear(from, word));
+            for word in &words {
+                nodes[hearer].hear(from, word);
+            }
         }
     }
     for asker in 0..nodes.len() {
@@ -146,7 +148,9 @@ async fn pass(nodes: &mut [&mut Node], time: Duration) {
     for _ in 0..time.as_millis().div_ceil(step.as_millis()) {
         tokio::time::sleep(step).await;
         converse(nodes);
-        nodes.iter().for_each(|node| node.roster.sweep());
+        for node in nodes.iter() {
+            node.roster.sweep();
+        }
     }
 }
 
@@ -211,10 +215,10 @@ async fn who_is_back_at_the_last_moment_was_never_offline_anywhere() {
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     c.roster.sweep();
-    late.iter().for_each(|word| {
+    for word in &late {
         c.hear(b.id, word);
         a.hear(b.id, word);
-    });
+    }
     pass(&mut [&mut a, &mut b, &mut c], sec(5)).await;
     assert_eq!(told(&channel, &mut cursor), [""; 0]);
     assert_eq!(c.list("chat:a"), ["alice×1"]);
@@ -238,7 +242,7 @@ async fn a_silent_node_takes_its_members_with_it_and_brings_them_back() {
     assert_eq!(c.list("chat:a"), ["bob×1"]);
     // Cut off itself, it lets the others go as well, but nobody of its own.
     for chore in a.others.due(now()) {
-        a.see_to(Some(chore));
+        a.see_to(Some(&chore));
     }
     assert_eq!(a.list("chat:a"), ["alice×1", "bob×1"]);
     pass(&mut [&mut a, &mut b, &mut c], sec(1)).await;
@@ -364,7 +368,9 @@ async fn what_is_said_during_an_answer_counts_after_it() {
         parts += 1;
     }
     assert!(parts > 4, "{parts}");
-    words.iter().for_each(|word| b.hear(a.id, word));
+    for word in &words {
+        b.hear(a.id, word);
+    }
     assert!(b.others.is_complete() && b.questions().is_empty());
     tokio::time::sleep(sec(1)).await;
     b.roster.sweep();
@@ -454,7 +460,7 @@ async fn what_is_not_understood_is_passed_over() {
             for bytes in [&word[..], &word[..index]] {
                 if let Some(word) = Word::parse(bytes) {
                     let chore = b.others.hear(NodeId::new(9), word, now());
-                    b.see_to(chore);
+                    b.see_to(chore.as_ref());
                 }
                 Members::parse(bytes);
                 Keystroke::parse(bytes);
