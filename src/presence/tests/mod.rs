@@ -149,7 +149,9 @@ async fn typing_crosses_nodes_and_ends_everywhere() {
         while let Ok(keystroke) = outgoing.try_recv() {
             told.push(keystroke);
         }
-        Keystroke::parse(&Keystroke::write(&told)).into_iter().for_each(|keystroke| b.hear(keystroke));
+        for keystroke in Keystroke::parse(&Keystroke::write(&told)) {
+            b.hear(keystroke);
+        }
     };
     let channel = hub_b.open(&name("chat:a")).await.unwrap();
     let mut cursor = watcher(&channel);
