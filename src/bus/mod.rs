@@ -89,7 +89,7 @@ pub trait Bus: Send + Sync + 'static {
     /// A cancelled call may have opened it.
     fn open<'a>(&'a self, channel: &'a Arc<Channel>) -> BoxFuture<'a, Result<(), BusError>>;
 
-    /// Waits until an open log has all that the bus had accepted when this was called.
+    /// Waits until an open log has all that the bus had accepted when this was called, and knows how far that goes.
     ///
     /// # Errors
     /// [`BusError`] when that can't be known.

@@ -42,7 +42,7 @@ impl Channel {
                 let seq = log.messages.get(first).map_or(head.seq, |message| message.prev.max(log.floor()));
                 (Cursor::at(&log, seq), None)
             }
-            Resume::After(Some(asked)) if asked.epoch == log.epoch() && asked.seq <= head.seq => {
+            Resume::After(Some(asked)) if asked.epoch == log.epoch() && asked.seq <= log.whole() => {
                 if asked.seq >= log.floor() {
                     (Cursor::at(&log, asked.seq), None)
                 } else {

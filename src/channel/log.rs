@@ -52,6 +52,8 @@ pub(super) struct Log {
     floor: u64,
     /// Where the log was begun anew: what is missing up to here was not missed for being slow.
     begun: u64,
+    /// It is known to have all up to there, if that is beyond its newest message.
+    whole: u64,
     pub(super) messages: VecDeque<Arc<Message>>,
     bytes: usize,
     pub(super) passing: VecDeque<Passing>,
@@ -62,13 +64,25 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(epoch: Epoch, floor: u64) -> Self {
         let (messages, passing) = (VecDeque::new(), VecDeque::new());
-        Self { epoch, floor, begun: floor, messages, bytes: 0, passing, passed: 0 }
+        Self { epoch, floor, begun: floor, whole: floor, messages, bytes: 0, passing, passed: 0 }
     }
 
     /// Without messages, after `floor`. Passing envelopes stay.
     pub(super) fn restart(&mut self, floor: Position) {
         self.messages = VecDeque::new();
         (self.epoch, self.floor, self.begun, self.bytes) = (floor.epoch, floor.seq, floor.seq, 0);
+        self.whole = floor.seq;
+    }
+
+    pub(super) fn reach(&mut self, whole: Position) {
+        if whole.epoch == self.epoch {
+            self.whole = self.whole.max(whole.seq);
+        }
+    }
+
+    /// The last position up to which it has all there is.
+    pub(super) fn whole(&self) -> u64 {
+        self.whole.max(self.head().seq)
     }
 
     pub(super) fn begun(&self) -> u64 {

@@ -126,6 +126,12 @@ impl Channel {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// The log has all there is up to that position, though its newest message may stand far before it: who was told of
+    /// that position elsewhere has missed nothing.
+    pub fn reach(&self, whole: Position) {
+        self.log.write().reach(whole);
+    }
+
     /// Shows `json`, an envelope, to those whose cursor is live: typing, presence. Never stored, no position.
     pub fn show(&self, now: Instant, audience: Audience, json: Bytes) {
         self.log.write().show(now, audience, json);

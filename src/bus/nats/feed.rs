@@ -105,10 +105,11 @@ impl Feed {
         let epoch = stream.epoch();
         let last = stream.last(&self.place.subject).await?;
         let mut history: Vec<Stored> = Vec::new();
-        let mut leader = false;
+        let (mut leader, mut answers) = (false, 0);
         while let Some(last) = last
             && history.last().map_or(0, |stored| stored.seq) < last
         {
+            answers += 1;
             let after = history.last().map_or(0, |stored| stored.seq);
             let mut more = self.fetch(stream, after, leader).await?;
             if more.is_empty() && leader {
@@ -118,11 +119,13 @@ impl Feed {
             leader = more.is_empty();
             history.append(&mut more);
         }
-        let first = stream.first().await?;
+        let full = stream.is_full(history.len());
+        let dropped = if full || answers > 1 { self.drop_torn(stream, &mut history).await? } else { 0 };
+        let first = stream.bounds().await?.first;
         let floor = match history.first() {
-            Some(oldest) if stream.is_full(history.len()) => oldest.seq - 1,
+            Some(oldest) if full || dropped > 0 => oldest.seq - 1,
             Some(oldest) => (oldest.seq - 1).min(first - 1),
-            None => first - 1,
+            None => (first - 1).max(dropped),
         };
         let seen = history.last().map_or(floor, |newest| newest.seq).max(last.unwrap_or(0));
         let Some(log) = self.log.upgrade() else { return Ok(false) };
@@ -148,6 +151,15 @@ impl Feed {
             sleep(RETRY_MIN).await;
         }
         stream.after(&self.place.subject, after, leader).await
+    }
+
+    /// Takes out what the stream has dropped while the rest was fetched, in several answers maybe: between such messages
+    /// others may be missing; behind the oldest that is still there none is. Returns the last that was taken out, or 0.
+    async fn drop_torn(&self, stream: &Stream, fetched: &mut Vec<Stored>) -> Result<u64, BusError> {
+        let oldest = stream.after(&self.place.subject, 0, true).await?;
+        let oldest = oldest.first().map_or(u64::MAX, |oldest| oldest.seq);
+        let whole = fetched.partition_point(|stored| stored.seq < oldest);
+        Ok(fetched.drain(..whole).next_back().map_or(0, |torn| torn.seq))
     }
 
     /// The log is to be opened again: the stream has begun anew.
@@ -227,17 +239,15 @@ impl Feed {
     pub(super) async fn fill(&self, stream: &Stream, counts: &Counts) {
         let mut pause = RETRY_MIN;
         let mut leader = false;
-        let mut first = true;
-        while let Some((epoch, seen, clear)) = self.missing() {
-            match self.fill_once(stream, counts, (epoch, seen, clear), leader, first).await {
+        while let Some((epoch, seen, clear, wanted)) = self.missing() {
+            match self.fill_once(stream, counts, (epoch, seen, clear), leader).await {
                 Ok(progress) => {
                     pause = RETRY_MIN;
                     if !progress && leader {
                         // The leader has no more: what was announced is gone, or has never been.
-                        self.give_up(epoch, seen);
+                        self.give_up(epoch, seen, wanted);
                     }
                     leader = !progress;
-                    first = first && !progress;
                 }
                 Err(error) => {
                     debug!(channel = %self.name, %error, "a hole can't be filled yet");
@@ -249,14 +259,14 @@ impl Feed {
     }
 
     /// Where to go on; `None`, and nobody fills any longer, if the log has all or is not needed.
-    fn missing(&self) -> Option<(Epoch, u64, u64)> {
+    fn missing(&self) -> Option<(Epoch, u64, u64, u64)> {
         let mut state = self.state.lock();
         let done = !state.open || state.seen >= state.wanted || self.log.strong_count() == 0;
         if done {
             state.filling = false;
             return None;
         }
-        Some((state.epoch, state.seen, state.clear))
+        Some((state.epoch, state.seen, state.clear, state.wanted))
     }
 
     async fn fill_once(
@@ -265,12 +275,17 @@ impl Feed {
         counts: &Counts,
         (epoch, seen, clear): (Epoch, u64, u64),
         leader: bool,
-        first: bool,
     ) -> Result<bool, BusError> {
-        let fetched = stream.after(&self.place.subject, seen, leader).await?;
-        let Some(oldest) = fetched.first() else { return Ok(false) };
-        // Only before the first can something be missing: later ones follow from one another.
-        let dropped = first && stream.may_have_dropped(&self.place.subject, seen, clear).await?;
+        let mut fetched = stream.after(&self.place.subject, seen, leader).await?;
+        if fetched.is_empty() {
+            return Ok(false);
+        }
+        // After the fetch, and each time: a busy channel with a short history goes on dropping meanwhile.
+        let dropped = stream.may_have_dropped(&self.place.subject, seen, clear).await?;
+        if dropped {
+            self.drop_torn(stream, &mut fetched).await?;
+        }
+        let Some(oldest) = fetched.first() else { return Ok(true) };
         let Some(log) = self.log.upgrade() else { return Ok(true) };
         let read = self.read(epoch, &fetched, counts);
         {
@@ -296,9 +311,10 @@ impl Feed {
         Ok(true)
     }
 
-    fn give_up(&self, epoch: Epoch, seen: u64) {
+    /// Not if more was announced since the stream was asked.
+    fn give_up(&self, epoch: Epoch, seen: u64, wanted: u64) {
         let mut state = self.state.lock();
-        if state.epoch == epoch && state.seen == seen {
+        if state.epoch == epoch && state.seen == seen && state.wanted == wanted {
             state.wanted = seen;
         }
     }
@@ -400,7 +416,7 @@ mod tests {
         assert_eq!(feed.take(&stored(20, "1"), 17, &counts), Taken::Hole);
         assert_eq!(feed.take(&stored(21, "1"), 20, &counts), Taken::Yes, "to be fetched with the others");
         assert_eq!(held(&channel), [12, 15]);
-        assert_eq!(feed.missing(), Some((EPOCH, 15, 15)));
+        assert_eq!(feed.missing(), Some((EPOCH, 15, 15, 21)));
         assert!(!feed.want(22), "one fetches already");
         assert_eq!(feed.state.lock().wanted, 22);
     }
@@ -439,9 +455,12 @@ mod tests {
         let (channel, counts) = (channel(), Counts::default());
         let feed = open(&channel);
         assert!(feed.want(40));
-        feed.give_up(EPOCH, 10);
+        assert_eq!(feed.take(&stored(45, "1"), 44, &counts), Taken::Yes);
+        feed.give_up(EPOCH, 10, 40);
+        assert_eq!(feed.missing(), Some((EPOCH, 10, 10, 45)), "what has come meanwhile is still fetched");
+        feed.give_up(EPOCH, 10, 45);
         assert_eq!(feed.missing(), None);
-        assert_eq!(feed.take(&stored(41, "1"), 10, &counts), Taken::Yes);
+        assert_eq!(feed.take(&stored(46, "1"), 10, &counts), Taken::Yes);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod message;
 mod peers;
 mod publish;
 mod revoked;
+mod settings;
 mod stream;
 mod subject;
 mod tasks;
@@ -38,7 +39,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::{Accepted, Bus, BusError, Logs, Report};
-use crate::channel::{Channel, ChannelName, Position, Publication};
+use crate::channel::{Channel, ChannelName, MAX_SEQ, Position, Publication};
 use crate::config::Config;
 use feed::{Feed, Taken};
 use health::Health;
@@ -279,12 +280,16 @@ impl NatsBus {
         if let Some(trouble) = self.inner.health.trouble() {
             return Err(BusError::unavailable(trouble));
         }
-        let last = self.inner.streams[feed.place.shard].last(&feed.place.subject).await?;
+        let stream = &self.inner.streams[feed.place.shard];
+        // Before the question: whatever is stored after it is not spoken for.
+        let (epoch, whole) = (stream.epoch(), stream.bounds().await?.last);
+        let last = stream.last(&feed.place.subject).await?;
         if let Some(last) = last
             && !feed.has(last)
         {
             feed.reach(&self.inner, last).await;
         }
+        channel.reach(Position { epoch, seq: whole });
         Ok(())
     }
 
@@ -372,15 +377,18 @@ impl Inner {
         let Some(name) = self.subjects.channel(published) else { return };
         let Some(feed) = self.feeds.read().get(&*name).cloned() else { return };
         let stream = &self.streams[feed.place.shard];
-        let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
-        let number = |name| header(name).and_then(|value| value.as_str().parse::<u64>().ok());
-        let (Some(seq), Some(before)) = (number("Nats-Sequence"), number("Nats-Last-Sequence")) else {
-            return;
-        };
-        if header("Nats-Stream").is_none_or(|name| name.as_str() != stream.name()) {
+        // By another subject, which somebody has put together wrongly, it is in nobody's history.
+        if published != feed.place.subject {
             return;
         }
         let headers = message.headers.clone().unwrap_or_default();
+        let number = |name| stream::said(&headers, name).and_then(|value| value.parse::<u64>().ok());
+        let (Some(seq), Some(before)) = (number("Nats-Sequence"), number("Nats-Last-Sequence")) else {
+            return;
+        };
+        if seq > MAX_SEQ || stream::said(&headers, "Nats-Stream") != Some(stream.name()) {
+            return;
+        }
         let stored =
             Stored { seq, time: stream::time_of(&headers), headers, payload: message.payload.clone() };
         match feed.take(&stored, before, &self.counts) {

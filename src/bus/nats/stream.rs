@@ -1,13 +1,11 @@
 //! One stream of messages on NATS: made, checked and asked. What it says is the truth that logs are held against.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::{
-    Config, DirectGetErrorKind, DiscardPolicy, Info, LastRawMessageErrorKind, RawMessageErrorKind, Republish,
-    RetentionPolicy, StorageType, Stream as Handle,
+    Config, Info, LastRawMessageErrorKind, RawMessageErrorKind, Stream as Handle,
 };
 use async_nats::jetstream::{Context, ErrorCode, context};
 use futures_util::StreamExt as _;
@@ -19,13 +17,16 @@ use tracing::{info, warn};
 
 use super::NatsError;
 use super::message::Stored;
+use super::settings::{checked, wanted};
 use super::subject::Subjects;
-use crate::bus::{BusError, IDEMPOTENCY_WINDOW};
+use crate::bus::BusError;
 use crate::channel::Epoch;
-use crate::config::{Bus as Settings, Channels, Storage};
+use crate::config::{Bus as Settings, Channels};
 
 /// Messages that one request brings at most, from servers that can send more than one.
 const BATCH: usize = 256;
+/// Bytes after which such an answer ends: times the channels that are filled at once it is memory.
+const BATCH_BYTES: usize = 1 << 20;
 /// How long one answer may take to begin or to go on.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a cluster that is just starting is waited for.
@@ -41,9 +42,9 @@ pub(super) struct Stream {
     per_subject: AtomicI64,
     /// The newest message that has been seen, to recognise a stream that has lost its end.
     newest: Mutex<Option<Seen>>,
-    /// When the oldest sequence was asked for the last time, and what it was: many openings share one question.
-    first: Mutex<Option<(Instant, u64)>>,
-    /// Held by whoever asks for it.
+    /// When it was asked for its bounds the last time, and what they were: many share one question.
+    bounds: Mutex<Option<(Instant, Bounds)>>,
+    /// Held by whoever asks for them.
     asking: Semaphore,
 }
 
@@ -52,6 +53,15 @@ pub(super) struct Stream {
 struct Seen {
     seq: u64,
     digest: u32,
+}
+
+/// From where to where it goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// The oldest sequence that it has, or the next one.
+    pub(super) first: u64,
+    /// The newest that it has given.
+    pub(super) last: u64,
 }
 
 /// What a look at the stream found.
@@ -88,7 +98,7 @@ impl Stream {
             epoch: AtomicU64::new(0),
             per_subject: AtomicI64::new(0),
             newest: Mutex::new(None),
-            first: Mutex::new(None),
+            bounds: Mutex::new(None),
             asking: Semaphore::new(1),
         };
         stream.learn(&info);
@@ -184,23 +194,24 @@ impl Stream {
         }
     }
 
-    /// The oldest sequence that it has, as it is at some time after this was called.
+    /// Its bounds, as they are at some time after this was called.
     ///
     /// # Errors
     /// [`BusError`] when it does not answer.
-    pub(super) async fn first(&self) -> Result<u64, BusError> {
+    pub(super) async fn bounds(&self) -> Result<Bounds, BusError> {
         let asked = Instant::now();
         let _turn = self.asking.acquire().await;
-        let known = *self.first.lock();
-        if let Some((since, seq)) = known
+        let known = *self.bounds.lock();
+        if let Some((since, bounds)) = known
             && since >= asked
         {
-            return Ok(seq);
+            return Ok(bounds);
         }
         let began = Instant::now();
-        let seq = self.info().await?.state.first_sequence.max(1);
-        *self.first.lock() = Some((began, seq));
-        Ok(seq)
+        let state = self.info().await?.state;
+        let bounds = Bounds { first: state.first_sequence.max(1), last: state.last_sequence };
+        *self.bounds.lock() = Some((began, bounds));
+        Ok(bounds)
     }
 
     /// Whether it may have dropped messages of a subject after `seen`, the last one that is known, or after `clear`, up to
@@ -214,11 +225,12 @@ impl Stream {
         seen: u64,
         clear: u64,
     ) -> Result<bool, BusError> {
-        // Messages of a subject go oldest first: while one is there, so are all after it.
-        match self.handle.direct_get(seen.max(1)).await {
+        // Messages of a subject go oldest first: while one is there, so are all after it. By the word of the leader:
+        // another server may still have what the one that is asked next has not.
+        match self.handle.get_raw_message(seen.max(1)).await {
             Ok(message) if message.subject.as_str() == subject => return Ok(false),
             Ok(_) => {}
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {}
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
             Err(error) => return Err(BusError::unavailable(error.to_string())),
         }
         let unavailable = |error: &dyn std::fmt::Display| BusError::unavailable(error.to_string());
@@ -306,14 +318,23 @@ impl Stream {
         let inbox = client.new_inbox();
         let unavailable = |error: &dyn std::fmt::Display| BusError::unavailable(error.to_string());
         let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| unavailable(&error))?;
-        let question =
-            serde_json::json!({ "seq": after + 1, "next_by_subj": subject, "batch": BATCH }).to_string();
+        let question = serde_json::json!({
+            "seq": after + 1, "next_by_subj": subject, "batch": BATCH, "max_bytes": BATCH_BYTES,
+        });
+        let question = question.to_string();
+        // Not by the answer alone: a publisher may have set the headers by which a batch is told.
+        let batches = client.is_server_compatible(2, 11, 0);
         let api = format!("$JS.API.DIRECT.GET.{}", self.name());
         let asked = client.publish_with_reply(api, inbox, question.into()).await;
         asked.map_err(|error| unavailable(&error))?;
         let mut messages = Vec::new();
         loop {
-            let answer = timeout(PATIENCE, answers.next()).await.map_err(|_| BusError::too_slow())?;
+            let answer = match timeout(PATIENCE, answers.next()).await {
+                Ok(answer) => answer,
+                // Whoever has answered is gone: another one goes on from there.
+                Err(_) if !messages.is_empty() => return Ok(messages),
+                Err(_) => return Err(BusError::too_slow()),
+            };
             let answer = answer.ok_or_else(|| BusError::unavailable("the connection to NATS has ended"))?;
             match answer.status.map(|status| status.as_u16()) {
                 // The end of a batch; or there is none.
@@ -324,14 +345,16 @@ impl Stream {
                 None => {}
             }
             let headers = answer.headers.unwrap_or_default();
-            let number = |name: &str| headers.get(name).and_then(|value| value.as_str().parse::<u64>().ok());
+            let number = |name: &str| said(&headers, name).and_then(|value| value.parse::<u64>().ok());
             let Some(seq) = number("Nats-Sequence") else {
                 return Err(BusError::unavailable("a stored message came without its sequence"));
             };
-            let one_by_one = headers.get("Nats-Num-Pending").is_none();
-            let time =
-                headers.get("Nats-Time-Stamp").and_then(|time| humantime::parse_rfc3339(time.as_str()).ok());
-            messages.push(Stored { seq, time, headers, payload: answer.payload });
+            let one_by_one = !batches || said(&headers, "Nats-Num-Pending").is_none();
+            let before = messages.last().map_or(0, |message: &Stored| message.seq);
+            if !one_by_one && number("Nats-Last-Sequence").is_some_and(|named| named != before) {
+                return Err(BusError::unavailable("a part of an answer was lost"));
+            }
+            messages.push(Stored { seq, time: time_of(&headers), headers, payload: answer.payload });
             if one_by_one {
                 return Ok(messages);
             }
@@ -347,35 +370,6 @@ fn epoch_of(info: &Info) -> Epoch {
     digest.update(info.config.description.as_deref().unwrap_or_default());
     let digest: [u8; 20] = digest.finalize().into();
     Epoch::new(u64::from_be_bytes(digest[..8].try_into().expect("eight of twenty")))
-}
-
-fn wanted(settings: &Settings, channels: &Channels, subjects: &Subjects, shard: usize) -> Config {
-    let namespaces = || channels.namespaces.values().chain([&channels.default]);
-    let history_size = namespaces().map(|namespace| namespace.history_size).max().unwrap_or(1);
-    let history_ttl = namespaces().map(|namespace| namespace.history_ttl).max().unwrap_or_default();
-    let name =
-        if settings.streams == 1 { settings.stream.clone() } else { format!("{}-{shard}", settings.stream) };
-    let back = subjects.back_of_all();
-    Config {
-        name,
-        subjects: subjects.of_stream(shard),
-        description: Some("Tidegate".to_owned()),
-        retention: RetentionPolicy::Limits,
-        discard: DiscardPolicy::Old,
-        storage: match settings.storage {
-            Storage::File => StorageType::File,
-            Storage::Memory => StorageType::Memory,
-        },
-        num_replicas: settings.replicas,
-        max_messages: -1,
-        max_messages_per_subject: i64::try_from(history_size).unwrap_or(i64::MAX),
-        max_bytes: i64::try_from(settings.max_bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(-1),
-        max_age: history_ttl.max(settings.max_age).max(IDEMPOTENCY_WINDOW),
-        duplicate_window: IDEMPOTENCY_WINDOW,
-        republish: Some(Republish { source: ">".to_owned(), destination: back, headers_only: false }),
-        allow_direct: true,
-        ..Config::default()
-    }
 }
 
 async fn ensure(context: &Context, wanted: &Config) -> Result<Info, NatsError> {
@@ -411,82 +405,13 @@ pub(super) fn is_missing(error: &context::GetStreamError) -> bool {
     )
 }
 
-fn checked(wanted: &Config, info: Info) -> Result<Info, NatsError> {
-    let differences = differences(wanted, &info.config);
-    if differences.is_empty() {
-        return Ok(info);
-    }
-    Err(NatsError::Mismatch { name: wanted.name.clone(), differences: differences.join("; ") })
-}
-
-/// What keeps a stream that is there from being used. More than is wanted does no harm.
-fn differences(wanted: &Config, actual: &Config) -> Vec<String> {
-    let mut differences = Vec::new();
-    let mut hold = |holds: bool, what: &str, is: String, must: String| {
-        if !holds {
-            differences.push(format!("{what} is {is} and must be {must}"));
-        }
-    };
-    let set = |config: &Config| config.subjects.iter().cloned().collect::<BTreeSet<_>>();
-    hold(
-        set(wanted) == set(actual),
-        "subjects",
-        format!("{:?}", actual.subjects),
-        format!("{:?}", wanted.subjects),
-    );
-    let route = |config: &Config| {
-        config.republish.as_ref().map(|way| (way.source.clone(), way.destination.clone(), way.headers_only))
-    };
-    hold(
-        route(wanted) == route(actual),
-        "republish (source, destination, headers only)",
-        format!("{:?}", route(actual)),
-        format!("{:?}", route(wanted)),
-    );
-    hold(actual.allow_direct, "allow_direct", "off".to_owned(), "on".to_owned());
-    let limits = actual.retention == RetentionPolicy::Limits && actual.discard == DiscardPolicy::Old;
-    hold(
-        limits,
-        "retention and discard",
-        format!("{:?} and {:?}", actual.retention, actual.discard),
-        "limits and old".to_owned(),
-    );
-    hold(
-        wanted.num_replicas == actual.num_replicas,
-        "the number of replicas",
-        actual.num_replicas.to_string(),
-        wanted.num_replicas.to_string(),
-    );
-    hold(
-        wanted.storage == actual.storage,
-        "storage",
-        format!("{:?}", actual.storage),
-        format!("{:?}", wanted.storage),
-    );
-    let enough = |actual: i64, wanted: i64| actual <= 0 || actual >= wanted;
-    hold(
-        enough(actual.max_messages_per_subject, wanted.max_messages_per_subject),
-        "max_msgs_per_subject",
-        actual.max_messages_per_subject.to_string(),
-        format!("{} or more, the largest history_size", wanted.max_messages_per_subject),
-    );
-    let ages = (humantime::format_duration(actual.max_age), humantime::format_duration(wanted.max_age));
-    hold(
-        actual.max_age.is_zero() || actual.max_age >= wanted.max_age,
-        "max_age",
-        ages.0.to_string(),
-        format!("{} or more", ages.1),
-    );
-    hold(
-        actual.duplicate_window >= wanted.duplicate_window,
-        "duplicate_window",
-        humantime::format_duration(actual.duplicate_window).to_string(),
-        format!("{} or more", humantime::format_duration(wanted.duplicate_window)),
-    );
-    differences
-}
-
 /// When a stored message was taken, as far as the message itself says.
 pub(super) fn time_of(headers: &HeaderMap) -> Option<SystemTime> {
-    headers.get("Nats-Time-Stamp").and_then(|time| humantime::parse_rfc3339(time.as_str()).ok())
+    said(headers, "Nats-Time-Stamp").and_then(|time| humantime::parse_rfc3339(time).ok())
+}
+
+/// What the server says of a message. It adds that to the headers of whoever published it, who may have put the same
+/// names there: the last one is the server's.
+pub(super) fn said<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get_last(name).map(async_nats::HeaderValue::as_str)
 }
