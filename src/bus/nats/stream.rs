@@ -53,7 +53,7 @@ struct Seen {
 }
 
 /// From where to where it goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// The oldest sequence that it has, or the next one.
     pub(super) first: u64,
@@ -64,8 +64,8 @@ pub(super) struct Bounds {
 /// What a look at the stream found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// It is the one that is known, and had that many messages in its life.
-    Same(u64),
+    /// It is the one that is known.
+    Same(Bounds),
     /// It is another one: lost and made again.
     Another,
 }
@@ -137,7 +137,7 @@ impl Stream {
             }
         }
         if epoch_of(&info) == self.epoch() {
-            return Ok(Look::Same(info.state.last_sequence));
+            return Ok(Look::Same(Bounds::of(&info)));
         }
         *self.newest.lock() = None;
         self.learn(&info);
@@ -200,8 +200,7 @@ impl Stream {
             return Ok(bounds);
         }
         let began = Instant::now();
-        let state = self.info().await?.state;
-        let bounds = Bounds { first: state.first_sequence.max(1), last: state.last_sequence };
+        let bounds = Bounds::of(&self.info().await?);
         *known = Some((began, bounds));
         Ok(bounds)
     }
@@ -351,6 +350,12 @@ impl Stream {
                 return Ok(messages);
             }
         }
+    }
+}
+
+impl Bounds {
+    fn of(info: &Info) -> Self {
+        Self { first: info.state.first_sequence.max(1), last: info.state.last_sequence }
     }
 }
 
