@@ -109,17 +109,21 @@ async fn nothing_is_lost_while_one_subscription_takes_over_from_many() {
     for name in &names[..8] {
         logs.push(nodes.last().open(name).await);
     }
-    let publish = async |name: &String| {
+    let client = async_nats::connect(nodes.config.bus.url.clone()).await.expect("connected");
+    // Without waiting for acknowledgements: many are on their way at once.
+    let publish = async {
         for n in 0..200 {
-            nodes.first().publish(name, "alice", None, &n.to_string()).await;
+            for name in &names[..8] {
+                client.publish(format!("tidegate.pub.0.7.{name}"), n.to_string().into()).await.expect("sent");
+            }
         }
+        client.flush().await.expect("sent");
     };
-    let all = futures_util::future::join_all(names[..8].iter().map(publish));
     let take_over = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(15)).await;
         nodes.last().open(&names[8]).await
     };
-    tokio::join!(all, take_over);
+    tokio::join!(publish, take_over);
     assert_eq!(nodes.last().bus.report().subscriptions, 1);
     for log in &logs {
         read_all_of(log, 200).await;
