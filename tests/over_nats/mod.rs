@@ -132,3 +132,37 @@ async fn nothing_is_lost_while_one_subscription_takes_over_from_many() {
         nodes.last().bus.report().events.into_iter().filter(|(name, _)| *name == "lost_tail").collect();
     assert_eq!(late, [("lost_tail", 0)], "what comes after a pause is found late");
 }
+
+/// A busy channel whose stream keeps few: what was dropped while it was fetched is a gap, and never a silent hole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_busy_channel_drops_while_it_is_opened_leaves_no_hole() {
+    let nodes = Nodes::nats(1, |config| config.channels.default.history_size = 20).await;
+    let client = async_nats::connect(nodes.config.bus.url.clone()).await.expect("connected");
+    let bucket = crc32fast::hash(b"hot") % 1024;
+    let flood = async {
+        for n in 0..20_000_u32 {
+            client.publish(format!("tidegate.pub.0.{bucket}.hot"), n.to_string().into()).await.expect("sent");
+            if n % 50 == 0 {
+                client.flush().await.expect("sent");
+            }
+        }
+    };
+    let node = nodes.first();
+    let look = async {
+        for _ in 0..40 {
+            let log = node.open("hot").await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            // The stream has this channel alone: each sequence is one of its messages.
+            let seqs: Vec<u64> = log
+                .history(0, usize::MAX, usize::MAX, Instant::now())
+                .messages
+                .iter()
+                .map(|m| m.seq)
+                .collect();
+            assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{seqs:?}");
+            node.bus.close(&log);
+            node.logs.lock().expect("no panic").clear();
+        }
+    };
+    tokio::join!(flood, look);
+}
