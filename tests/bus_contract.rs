@@ -3,6 +3,7 @@
 
 #[expect(dead_code, reason = "presence over nodes needs the rest")]
 mod nats_server;
+mod over_nats;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,10 +15,9 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tidegate::bus::{Accepted, Bus, BusError, EmbeddedBus, IDEMPOTENCY_WINDOW, Logs, NatsBus, NatsError};
 use tidegate::channel::{
-    Channel, ChannelName, Cursor, GapReason, Item, MessageId, Position, Publication, Resume, Retention,
-    Viewer,
+    Channel, ChannelName, Cursor, GapReason, Item, MessageId, Publication, Resume, Retention, Viewer,
 };
-use tidegate::config::{BusKind, Config, Namespace, Storage};
+use tidegate::config::{BusKind, Config, Storage};
 use uuid::Uuid;
 
 /// Every promise, kept by the nodes that `make` makes.
@@ -374,76 +374,6 @@ async fn a_stream_that_is_made_again_is_another_epoch() {
         assert_eq!(read_all_of(log, 1).await[0].2, "2");
         assert_eq!(log.head(), new);
     }
-}
-
-/// A server adds its word on where a message stands to the headers that the publisher has chosen.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backend_cannot_say_where_its_message_stands() {
-    let nodes = Nodes::nats(2, |config| {
-        let orders = Namespace { subject: Some("shop.*".to_owned()), ..Namespace::default() };
-        config.channels.namespaces.insert("orders".to_owned(), orders);
-    })
-    .await;
-    let log = nodes.first().open("orders:1").await;
-    let epoch = log.head().epoch;
-    let client = async_nats::connect(nodes.config.bus.url.clone()).await.expect("connected");
-    let context = async_nats::jetstream::new(client);
-    for seq in ["9007199254740993", "4000000", "1"] {
-        let mut headers = async_nats::HeaderMap::new();
-        for (name, value) in [
-            ("Nats-Sequence", seq),
-            ("Nats-Last-Sequence", "0"),
-            ("Nats-Stream", "another"),
-            ("Nats-Num-Pending", "7"),
-            ("Nats-Subject", "shop.2"),
-        ] {
-            headers.insert(name, value);
-        }
-        let sent = context.publish_with_headers("shop.1", headers, seq.into()).await.expect("sent");
-        sent.await.expect("stored");
-    }
-    nodes.first().publish("orders:1", "alice", None, "4").await;
-    let live = read_all_of(&log, 4).await;
-    assert_eq!(live.iter().map(|message| message.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    // The same by fetching.
-    let late = nodes.last().open("orders:1").await;
-    assert_eq!(read_all_of(&late, 4).await, live);
-    assert_eq!(log.head().epoch, epoch);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_changes_nodes_in_a_quiet_channel_is_told_of_no_gap() {
-    let nodes = Nodes::nats(2, |config| config.channels.default.history_size = 5).await;
-    let early = nodes.first().open("quiet").await;
-    for n in 0..30 {
-        nodes.first().publish("busy", "alice", None, &n.to_string()).await;
-    }
-    // The stream begins later now, so a log that is opened now does too.
-    let late = nodes.last().open("quiet").await;
-    let here = late.head();
-    assert!(here.seq > early.head().seq);
-    nodes.first().bus.catch_up(&early).await.expect("caught up");
-    let resume = here;
-    assert_eq!(early.begin(Resume::After(Some(resume)), Instant::now()).1, None);
-    // A place that the stream has not come to is none.
-    let never = Position { seq: here.seq + 1000, ..here };
-    nodes.first().bus.catch_up(&early).await.expect("caught up");
-    let resume = never;
-    let (_, gap) = early.begin(Resume::After(Some(resume)), Instant::now());
-    assert_eq!(gap.map(|gap| gap.reason), Some(GapReason::EpochChanged));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_behind_by_a_whole_history_has_missed_nothing() {
-    let nodes = Nodes::nats(2, |config| config.channels.default.history_size = 5).await;
-    let mut positions = Vec::new();
-    for n in 0..20 {
-        positions.push(nodes.first().publish("a", "alice", None, &n.to_string()).await.position);
-        nodes.first().publish("another", "alice", None, "0").await;
-    }
-    let log = nodes.last().open("a").await;
-    assert_eq!(log.begin(Resume::After(Some(positions[14])), Instant::now()).1, None);
-    assert!(log.begin(Resume::After(Some(positions[12])), Instant::now()).1.is_some());
 }
 
 fn publication(channel: &str, sender: &str, id: Option<&str>, data: &str) -> Publication {

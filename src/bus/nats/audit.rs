@@ -86,7 +86,17 @@ pub(super) async fn run(inner: Arc<Inner>) {
 async fn look(inner: &Arc<Inner>) -> Result<(), String> {
     for (shard, stream) in inner.streams.iter().enumerate() {
         match stream.look().await {
-            Ok(Look::Same(last)) => inner.lasts[shard].store(last, Ordering::Release),
+            Ok(Look::Same(now)) => {
+                let last = inner.lasts[shard].swap(now.last, Ordering::AcqRel);
+                if last > 0 && now.first > last + 1 {
+                    // Most often this node was away for long. A channel of which nothing is left can't tell what it had.
+                    warn!(
+                        stream = stream.name(),
+                        "the stream has dropped all there was at the last look, and more"
+                    );
+                    inner.reopen(shard);
+                }
+            }
             Ok(Look::Another) => {
                 warn!(stream = stream.name(), epoch = %stream.epoch(), "the stream has begun anew");
                 inner.lasts[shard].store(0, Ordering::Release);

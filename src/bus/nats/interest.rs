@@ -8,8 +8,7 @@ use std::sync::Arc;
 use async_nats::{Client, Message};
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
 use super::subject::{Group, Place, Subjects};
@@ -37,9 +36,9 @@ struct Wanted {
     channels: HashMap<Box<str>, Option<Subscription>>,
 }
 
-/// One subscription; dropping it ends it.
+/// One subscription; dropping it ends it, and what has arrived by then is still delivered.
 struct Subscription {
-    task: AbortHandle,
+    _over: oneshot::Sender<()>,
     ready: watch::Receiver<bool>,
 }
 
@@ -108,24 +107,30 @@ impl<D: Fn(&Message) + Send + Sync + 'static> Interest<D> {
 
     fn subscribe(&self, subject: String, instead_of: Vec<Subscription>) -> Subscription {
         let (tell, ready) = watch::channel(false);
+        let (over, mut is_over) = oneshot::channel();
         let (client, deliver) = (self.client.clone(), Arc::clone(&self.deliver));
-        let task = self.tasks.spawn(async move {
+        drop(self.tasks.spawn(async move {
             let mut messages = match client.subscribe(subject).await {
                 Ok(messages) => messages,
                 Err(error) => return warn!(%error, "no subscription"),
             };
             tell.send_replace(true);
             drop(instead_of);
-            while let Some(message) = messages.next().await {
+            loop {
+                let message = tokio::select! {
+                    message = messages.next() => message,
+                    _ = &mut is_over => break,
+                };
+                let Some(message) = message else { return };
                 deliver(&message);
             }
-        });
-        Subscription { task: task.abort_handle(), ready }
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.task.abort();
+            // Another subscription may have taken over after the server had sent these.
+            if messages.drain().await.is_ok() {
+                while let Some(message) = messages.next().await {
+                    deliver(&message);
+                }
+            }
+        }));
+        Subscription { _over: over, ready }
     }
 }

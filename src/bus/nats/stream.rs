@@ -56,7 +56,7 @@ struct Seen {
 }
 
 /// From where to where it goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// The oldest sequence that it has, or the next one.
     pub(super) first: u64,
@@ -67,8 +67,8 @@ pub(super) struct Bounds {
 /// What a look at the stream found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// It is the one that is known, and had that many messages in its life.
-    Same(u64),
+    /// It is the one that is known.
+    Same(Bounds),
     /// It is another one: lost and made again.
     Another,
 }
@@ -144,7 +144,7 @@ impl Stream {
             }
         }
         if epoch_of(&info) == self.epoch() {
-            return Ok(Look::Same(info.state.last_sequence));
+            return Ok(Look::Same(Bounds::of(&info)));
         }
         *self.newest.lock() = None;
         self.learn(&info);
@@ -208,8 +208,7 @@ impl Stream {
             return Ok(bounds);
         }
         let began = Instant::now();
-        let state = self.info().await?.state;
-        let bounds = Bounds { first: state.first_sequence.max(1), last: state.last_sequence };
+        let bounds = Bounds::of(&self.info().await?);
         *self.bounds.lock() = Some((began, bounds));
         Ok(bounds)
     }
@@ -359,6 +358,12 @@ impl Stream {
                 return Ok(messages);
             }
         }
+    }
+}
+
+impl Bounds {
+    fn of(info: &Info) -> Self {
+        Self { first: info.state.first_sequence.max(1), last: info.state.last_sequence }
     }
 }
 
