@@ -11,7 +11,7 @@ umask 077
 # A letter first: the configuration of NATS takes what looks like a number for one.
 secret() { printf 'p%s\n' "$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')"; }
 cat >.env <<EOF
-# Signs the tokens of clients: your backend does, or `tidegate token`.
+# Signs the tokens of clients: your backend does, or the command: tidegate token.
 TIDEGATE_AUTH__HS256_SECRET=$(secret)
 
 # Of the users in deploy/nats/permissions.conf, and of the routes between the servers.

@@ -192,6 +192,7 @@ impl Logs for Hub {
 
 fn refusal(error: &BusError, name: &ChannelName) -> Fault {
     let BusError::Unavailable { detail, retry_after } = error;
-    tracing::warn!(%error, channel = %name, "the bus did not do it");
+    // The bus itself says once what is wrong with it; each client learns of its own request.
+    tracing::debug!(%error, channel = %name, "the bus did not do it");
     Fault::new(Kind::Overloaded, detail.clone()).with_retry_after(*retry_after).in_channel(name.as_str())
 }

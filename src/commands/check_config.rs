@@ -11,7 +11,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::{ConfigFlags, Failure, print};
-use crate::config::{self, Access, AuthMode, Config, Namespace};
+use crate::config::{self, Access, AuthMode, BusKind, Config, Namespace};
 
 /// Which one.
 #[derive(Args)]
@@ -48,6 +48,7 @@ fn check_files(config: &Config) -> Result<(), Failure> {
     if tls.enabled && !tls.is_development() {
         check_certificate(&tls.cert, &tls.key)?;
     }
+    check_bus(config)?;
     if let Some(file) = &config.auth.jwks_file {
         let wrong = |problem| Failure::File { key: "auth.jwks_file", file: file.clone(), problem };
         let set: JwkSet = serde_json::from_slice(&read("auth.jwks_file", file)?)
@@ -67,6 +68,33 @@ fn check_files(config: &Config) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The files that the bus would read at the start.
+fn check_bus(config: &Config) -> Result<(), Failure> {
+    let bus = &config.bus;
+    if bus.kind == BusKind::Embedded {
+        return Ok(());
+    }
+    if let Some(file) = &bus.credentials {
+        read("bus.credentials", file)?;
+    }
+    if let Some(file) = &bus.tls_ca {
+        let wrong = || Failure::File {
+            key: "bus.tls_ca",
+            file: file.clone(),
+            problem: "holds no certificate in PEM".to_owned(),
+        };
+        let pem = read("bus.tls_ca", file)?;
+        rustls_pemfile::certs(&mut pem.as_slice()).next().ok_or_else(wrong)?.map_err(|_| wrong())?;
+    }
+    match (&bus.tls_cert, &bus.tls_key) {
+        (Some(cert), Some(key)) => {
+            read("bus.tls_cert", cert)?;
+            read("bus.tls_key", key).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_certificate(cert: &Path, key: &Path) -> Result<(), Failure> {

@@ -55,7 +55,7 @@ pub(super) async fn connect(
                 | ConnectErrorKind::Tls
         ) || is_about_tls(&error);
         if hopeless || Instant::now() >= until {
-            return Err(NatsError::Connect { servers: settings.servers_shown(), source: error });
+            return Err(NatsError::Connect { servers: settings.servers_shown(), problem: innermost(&error) });
         }
         if !told {
             warn!("NATS is not there; waiting for it: {error}");
@@ -113,6 +113,15 @@ async fn options(
     Ok(options)
 }
 
+/// The first cause: those behind it only repeat it.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 /// Whether a handshake failed: a certificate that nobody vouches for does not become good by waiting.
 fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
@@ -144,8 +153,9 @@ fn on_event(event: &Event, health: &Health, doubt: &Notify) {
             doubt.notify_one();
         }
         Event::Disconnected | Event::Closed => {
-            warn!("the connection to NATS is lost");
-            health.set_connected(false);
+            if health.set_connected(false) {
+                warn!("the connection to NATS is lost");
+            }
         }
         Event::SlowConsumer(_) => {
             warn!("this node is slower than NATS; what was dropped is fetched again");

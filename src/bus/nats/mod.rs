@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectError, Message, jetstream};
+use async_nats::{Client, Message, jetstream};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use parking_lot::RwLock;
@@ -65,12 +65,12 @@ const ENVELOPE_MAX: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum NatsError {
     /// No connection.
-    #[error("NATS refuses or is not there ({servers}): {source}")]
+    #[error("NATS refuses or is not there ({servers}): {problem}")]
     Connect {
         /// Where it was looked for.
         servers: String,
         /// Why.
-        source: ConnectError,
+        problem: String,
     },
     /// A file that can't be read.
     #[error("{key} = \"{}\": {source}", path.display())]

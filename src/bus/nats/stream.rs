@@ -393,6 +393,7 @@ async fn ensure(context: &Context, wanted: &Config) -> Result<Info, NatsError> {
             Err(error) => error.to_string(),
         };
         if Instant::now() >= until {
+            let detail = format!("{detail} (who lacks a permission gets no answer: see the warnings above)");
             return Err(NatsError::Stream { name: wanted.name.clone(), detail });
         }
         if !told {
