@@ -139,7 +139,8 @@ async fn what_a_busy_channel_drops_while_it_is_opened_leaves_no_hole() {
     let nodes = Nodes::nats(1, |config| config.channels.default.history_size = 20).await;
     let client = async_nats::connect(nodes.config.bus.url.clone()).await.expect("connected");
     let bucket = crc32fast::hash(b"hot") % 1024;
-    let flood = tokio::spawn(async move {
+    let mut flood = tokio::task::JoinSet::new();
+    flood.spawn(async move {
         for n in 0..u32::MAX {
             client.publish(format!("tidegate.pub.0.{bucket}.hot"), n.to_string().into()).await.expect("sent");
             // As fast as the stream stores them, and no faster.
@@ -160,5 +161,5 @@ async fn what_a_busy_channel_drops_while_it_is_opened_leaves_no_hole() {
         node.bus.close(&log);
         node.logs.lock().clear();
     }
-    flood.abort();
+    flood.abort_all();
 }
