@@ -1,6 +1,6 @@
 //! The bus of any number of nodes, over NATS with `JetStream`. A publication is stored in a stream, which acknowledges it
 //! and gives it its sequence; from there it comes back to each node that wants its channel, naming the sequence before it.
-//! So each node can prove that it has missed nothing, and fetches what it has ([`feed`]).
+//! So each node can prove that it has missed nothing, and fetches what it has (`feed`).
 //!
 //! ```text
 //!   publish ──▶ PREFIX.pub.…  ──▶ stream ──ack──▶ sender
