@@ -128,9 +128,16 @@ async fn compare_one(inner: &Arc<Inner>, feed: Arc<Feed>) {
         feed.clear_up_to(clear, epoch);
         return;
     }
-    // It may be on its way.
-    sleep(SETTLE).await;
-    if !feed.has(last) && feed.want(last) {
+    // It may be on its way, behind others of a busy channel.
+    let mut seen = None;
+    while seen != Some(feed.seen()) {
+        seen = Some(feed.seen());
+        sleep(SETTLE).await;
+        if feed.has(last) {
+            return;
+        }
+    }
+    if feed.want(last) {
         inner.counts.tails.fetch_add(1, Ordering::Relaxed);
         inner.fill(&feed);
     }

@@ -89,6 +89,11 @@ impl Feed {
         state.open && state.seen >= seq
     }
 
+    /// The newest sequence that the log has been given.
+    pub(super) fn seen(&self) -> u64 {
+        self.state.lock().seen
+    }
+
     /// Fills the log from the stream, if it is not open; whether [`Feed::fill`] is to be run after it. The subscription
     /// must be there already: whatever is stored after this has looked comes by it.
     ///

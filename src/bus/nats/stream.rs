@@ -29,6 +29,9 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 /// How long one answer may take to begin or to go on.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A stream that was just made is looked at once more after this: nodes that make it at the same time may get in each
+/// other's way, and what one has been told of it is then not what it is.
+const SETTLE: Duration = Duration::from_millis(250);
 /// How long a cluster that is just starting is waited for.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -86,7 +89,15 @@ impl Stream {
         shard: usize,
     ) -> Result<Self, NatsError> {
         let wanted = wanted(settings, channels, subjects, shard);
-        let info = ensure(context, &wanted).await?;
+        let mut info = ensure(context, &wanted).await?;
+        while info.state.last_sequence == 0 {
+            sleep(SETTLE).await;
+            let again = ensure(context, &wanted).await?;
+            if epoch_of(&again) == epoch_of(&info) {
+                break;
+            }
+            info = again;
+        }
         let handle = context
             .get_stream_no_info(&wanted.name)
             .await
@@ -145,6 +156,10 @@ impl Stream {
         }
         if epoch_of(&info) == self.epoch() {
             return Ok(Look::Same(Bounds::of(&info)));
+        }
+        sleep(SETTLE).await;
+        if epoch_of(&self.info().await?) != epoch_of(&info) {
+            return Err(BusError::unavailable("the stream is still being made"));
         }
         *self.newest.lock() = None;
         self.learn(&info);
