@@ -11,6 +11,8 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::per_thread::PerThread;
+
 /// Upper bounds of the buckets, in microseconds: a fan-out on one machine begins below a millisecond, and what takes
 /// more than 10 s is a slow consumer.
 const BOUNDS_US: [u64; 16] = [
@@ -20,7 +22,7 @@ const BOUNDS_US: [u64; 16] = [
 
 /// How long something took, counted in buckets. Clones share their counts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Latency(Arc<Counts>);
+pub(super) struct Latency(Arc<PerThread<Counts>>);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -34,8 +36,17 @@ impl Latency {
     pub(super) fn observe(&self, latency: Duration) {
         let us = latency.as_micros();
         let bucket = BOUNDS_US.partition_point(|&bound| u128::from(bound) < us);
-        self.0.buckets[bucket].fetch_add(1, Relaxed);
-        self.0.sum_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let counts = self.0.own();
+        counts.buckets[bucket].fetch_add(1, Relaxed);
+        counts.sum_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn sum_ns(&self) -> u64 {
+        self.0.all().fold(0, |sum, counts| sum.wrapping_add(counts.sum_ns.load(Relaxed)))
+    }
+
+    fn bucket(&self, index: usize) -> u64 {
+        self.0.all().map(|counts| counts.buckets[index].load(Relaxed)).sum()
     }
 }
 
@@ -43,11 +54,11 @@ impl EncodeMetric for Latency {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let buckets: [(f64, u64); BOUNDS_US.len() + 1] = array::from_fn(|i| {
             let bound = BOUNDS_US.get(i).map_or(f64::INFINITY, |&us| Duration::from_micros(us).as_secs_f64());
-            (bound, self.0.buckets[i].load(Relaxed))
+            (bound, self.bucket(i))
         });
         // From the buckets as they were read, so that it equals the last of them whatever is counted meanwhile.
         let count = buckets.iter().map(|&(_, count)| count).sum();
-        let sum = Duration::from_nanos(self.0.sum_ns.load(Relaxed)).as_secs_f64();
+        let sum = Duration::from_nanos(self.sum_ns()).as_secs_f64();
         encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 
@@ -66,7 +77,7 @@ mod tests {
         for micros in [0, 99, 100, 101, 10_000_000, 10_000_001, u64::MAX] {
             latency.observe(Duration::from_micros(micros));
         }
-        let counts = latency.0.buckets.each_ref().map(|bucket| bucket.load(Relaxed));
+        let counts: [u64; BOUNDS_US.len() + 1] = array::from_fn(|i| latency.bucket(i));
         assert_eq!(counts[..3], [3, 1, 0]);
         assert_eq!(counts[14..], [0, 1, 2]);
         assert_eq!(counts.iter().sum::<u64>(), 7);
@@ -84,7 +95,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(latency.0.buckets[3].load(Relaxed), 40_000);
-        assert_eq!(Duration::from_nanos(latency.0.sum_ns.load(Relaxed)), Duration::from_secs(40));
+        assert_eq!(latency.bucket(3), 40_000);
+        assert_eq!(Duration::from_nanos(latency.sum_ns()), Duration::from_secs(40));
     }
 }

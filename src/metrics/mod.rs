@@ -4,12 +4,14 @@
 //! a channel or an address: the number of series does not grow with the load.
 
 mod latency;
+mod per_thread;
 mod process;
 mod series;
 
 use std::array;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
@@ -22,6 +24,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use crate::channel::GapReason;
 use crate::close::Kind;
 use latency::Latency;
+use per_thread::PerThread;
 use process::Process;
 use series::Labels;
 
@@ -112,7 +115,7 @@ pub struct Metrics {
     tcp_active: Gauge,
     tcp_opened: Counter,
     handshakes: [Counter; 2 * 4],
-    sent: [Counter; 4],
+    sent: [Sent; 4],
     received: [Counter; 4],
     published: [Counter; 2],
     fanout: Latency,
@@ -131,6 +134,9 @@ pub struct Metrics {
     subscriptions: Gauge,
     bus_events: Family<Labels<1>, Counter>,
 }
+
+/// Counts envelopes that were sent.
+type Sent = Counter<u64, PerThread<AtomicU64>>;
 
 const KINDS: usize = Kind::ALL.len();
 /// Each at the index that it is as a number.
@@ -337,12 +343,7 @@ where
 }
 
 /// The `websocket_` names, which read the very counters of that transport.
-fn websocket_totals(
-    registry: &mut Registry,
-    active: &[Gauge; 4],
-    sent: &[Counter; 4],
-    received: &[Counter; 4],
-) {
+fn websocket_totals(registry: &mut Registry, active: &[Gauge; 4], sent: &[Sent; 4], received: &[Counter; 4]) {
     const WEBSOCKET: usize = Transport::WebSocket as usize;
     let help = "WebSockets that are open now";
     registry.register("websocket_connections_active", help, active[WEBSOCKET].clone());
