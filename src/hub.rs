@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tokio::time::timeout;
 
 use crate::bus::{Accepted, Bus, BusError, Logs, Report};
-use crate::channel::{Channel, ChannelName, Page, Position, Publication, Resume, Retention};
+use crate::channel::{Channel, ChannelName, Page, Publication, Resume, Retention, Ringer};
 use crate::close::{Fault, Kind};
 use crate::config::{Channels, Limits, Namespace};
 
@@ -18,6 +18,7 @@ pub struct Hub {
     settings: Channels,
     limits: Limits,
     bus: Arc<dyn Bus>,
+    ringer: Arc<Ringer>,
 }
 
 /// Channels at once: an empty one costs some 500 bytes.
@@ -30,7 +31,7 @@ const BUS_TIMEOUT: Duration = Duration::from_secs(5);
 impl Hub {
     /// A hub without channels.
     pub fn new(settings: Channels, limits: Limits, bus: Arc<dyn Bus>) -> Self {
-        Self { channels: RwLock::default(), settings, limits, bus }
+        Self { channels: RwLock::default(), settings, limits, bus, ringer: Arc::default() }
     }
 
     /// The settings of that channel's namespace.
@@ -102,6 +103,11 @@ impl Hub {
         self.wait(&name, self.bus.publish(self, publication)).await
     }
 
+    /// Wakes the watchers of its large channels: has to run for as long as the node does.
+    pub fn ringer(&self) -> &Arc<Ringer> {
+        &self.ringer
+    }
+
     /// What stands in the way of publishing, if anything does.
     pub fn trouble(&self) -> Option<String> {
         self.bus.trouble()
@@ -152,9 +158,8 @@ impl Hub {
             lag_bytes: self.limits.queue_bytes,
             lag: self.limits.write_timeout,
         };
-        let Position { epoch, seq: floor } = self.bus.blank(name);
         let now = tokio::time::Instant::now().into_std();
-        Channel::new(name.clone(), retention, epoch, floor, now)
+        Channel::new(name.clone(), retention, &self.ringer, self.bus.blank(name), now)
     }
 
     fn drop_if_unused(&self, name: &ChannelName, now: Instant) {

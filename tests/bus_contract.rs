@@ -151,7 +151,7 @@ impl Logs for Node {
                 lag: Duration::ZERO,
             };
             let start = self.bus.blank(channel);
-            Arc::new(Channel::new(channel.clone(), retention, start.epoch, start.seq, Instant::now()))
+            Arc::new(Channel::new(channel.clone(), retention, &Arc::default(), start, Instant::now()))
         };
         Ok(Arc::clone(logs.entry(channel.clone()).or_insert_with(new)))
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tidegate::channel::{Channel, ChannelName, Epoch, MessageId, Publication, Retention};
+use tidegate::channel::{Channel, ChannelName, Epoch, MessageId, Position, Publication, Retention};
 use tidegate::close::Kind;
 use tidegate::envelope::{Incoming, Rejected, Request, Start, encode, encode_error, parse};
 use uuid::Uuid;
@@ -115,7 +115,7 @@ fn logged(name: &ChannelName, data: &RawValue, message_id: Option<MessageId>) {
         lag_bytes: 1024,
         lag: Duration::from_secs(1),
     };
-    let channel = Channel::new(name.clone(), retention, Epoch::new(1), 0, Instant::now());
+    let channel = Channel::new(name.clone(), retention, &Arc::default(), Position { epoch: Epoch::new(1), seq: 0 }, Instant::now());
     let publication = Publication {
         channel: name.clone(),
         sender_id: "\"bob\"\u{2028}".into(),

@@ -14,6 +14,7 @@ mod log;
 mod message;
 pub mod name;
 mod position;
+mod ringer;
 mod wake;
 
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use slab::Slab;
 
 pub use cursor::{Batch, Cursor, Gap, GapReason, Item, Viewer};
 pub use history::{Page, Resume};
@@ -30,9 +30,11 @@ pub use log::{Audience, Retention};
 pub use message::{Message, MessageId, Publication, metadata_timestamp};
 pub use name::{ChannelName, NameError};
 pub use position::{Epoch, EpochError, MAX_SEQ, Position};
+pub use ringer::Ringer;
 pub use wake::{Wake, Watch};
 
 use log::Log;
+use ringer::{AT_ONCE, Slice, Watchers};
 
 /// How long a channel without history outlives its last subscriber: polls come and go.
 const LINGER: Duration = Duration::from_mins(1);
@@ -47,20 +49,29 @@ pub struct Channel {
     /// When somebody last read from it, in seconds after `created`.
     touched: AtomicU64,
     created: Instant,
-    watchers: Mutex<Slab<Arc<Wake>>>,
+    watchers: Mutex<Watchers>,
+    ringer: Arc<Ringer>,
 }
 
 impl Channel {
-    /// An empty channel whose log begins after `floor`: nothing at or below that position is held.
-    pub fn new(name: ChannelName, retention: Retention, epoch: Epoch, floor: u64, now: Instant) -> Self {
+    /// An empty channel whose log begins after `floor`: nothing at or below that position is held. While it has many
+    /// watchers, `ringer` wakes them.
+    pub fn new(
+        name: ChannelName,
+        retention: Retention,
+        ringer: &Arc<Ringer>,
+        floor: Position,
+        now: Instant,
+    ) -> Self {
         Self {
             name,
             retention,
-            log: RwLock::new(Log::new(epoch, floor)),
+            log: RwLock::new(Log::new(floor.epoch, floor.seq)),
             version: AtomicU64::new(0),
             touched: AtomicU64::new(0),
             created: now,
-            watchers: Mutex::new(Slab::new()),
+            watchers: Mutex::default(),
+            ringer: Arc::clone(ringer),
         }
     }
 
@@ -133,7 +144,7 @@ impl Channel {
     }
 
     /// Shows `json`, an envelope, to those whose cursor is live: typing, presence. Never stored, no position.
-    pub fn show(&self, now: Instant, audience: Audience, json: Bytes) {
+    pub fn show(self: &Arc<Self>, now: Instant, audience: Audience, json: Bytes) {
         self.log.write().show(now, audience, json);
         self.version.fetch_add(1, Ordering::Release);
         self.ring();
@@ -156,23 +167,23 @@ impl Channel {
         let linger = if is_copy { LINGER } else { self.retention.history_ttl.max(LINGER) };
         now.saturating_duration_since(touched) > linger
             && (is_copy || self.log.read().is_empty())
-            && self.watchers.lock().is_empty()
+            && self.watchers.lock().wakes.is_empty()
     }
 
     /// How many connections watch it.
     pub fn watchers(&self) -> usize {
-        self.watchers.lock().len()
+        self.watchers.lock().wakes.len()
     }
 
     /// From now on `wake` is woken by every append, until the guard is dropped.
     pub fn watch(self: &Arc<Self>, wake: &Arc<Wake>) -> Watch {
-        let key = self.watchers.lock().insert(Arc::clone(wake));
+        let key = self.watchers.lock().wakes.insert(Arc::clone(wake));
         Watch::new(Arc::clone(self), key)
     }
 
     fn unwatch(&self, key: usize) {
         self.touch(tokio::time::Instant::now().into_std());
-        let mut watchers = self.watchers.lock();
+        let watchers = &mut self.watchers.lock().wakes;
         watchers.remove(key);
         if watchers.is_empty() || watchers.capacity() > 4 * watchers.len() + 64 {
             watchers.shrink_to_fit();
@@ -187,11 +198,20 @@ impl Channel {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Wakes every watcher.
-    pub fn ring(&self) {
-        for (_, wake) in self.watchers.lock().iter() {
-            wake.wake();
+    /// Wakes every watcher: at once, or soon where there are many.
+    pub fn ring(self: &Arc<Self>) {
+        let mut watchers = self.watchers.lock();
+        if watchers.wakes.len() <= AT_ONCE {
+            for (_, wake) in &watchers.wakes {
+                wake.wake();
+            }
+        } else if watchers.tell_all() {
+            self.ringer.add(Arc::clone(self));
         }
+    }
+
+    fn ring_slice(&self, now: tokio::time::Instant) -> Slice {
+        self.watchers.lock().ring_slice(now)
     }
 }
 

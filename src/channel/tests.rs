@@ -22,11 +22,17 @@ fn retention(history_size: usize) -> Retention {
 }
 
 fn channel(retention: Retention, now: Instant) -> Arc<Channel> {
-    Arc::new(Channel::new("chat:a".parse().unwrap(), retention, EPOCH, 0, now))
+    Arc::new(Channel::new(
+        "chat:a".parse().unwrap(),
+        retention,
+        &Arc::default(),
+        Position { epoch: EPOCH, seq: 0 },
+        now,
+    ))
 }
 
 /// Appends one message with that `seq`.
-fn append(channel: &Channel, seq: u64, now: Instant) {
+fn append(channel: &Arc<Channel>, seq: u64, now: Instant) {
     let publication = Publication {
         channel: channel.name().clone(),
         sender_id: "alice".into(),
@@ -40,7 +46,7 @@ fn append(channel: &Channel, seq: u64, now: Instant) {
     channel.ring();
 }
 
-fn read(channel: &Channel, cursor: &mut Cursor, budget: usize) -> Result<(Vec<u64>, bool), Gap> {
+fn read(channel: &Arc<Channel>, cursor: &mut Cursor, budget: usize) -> Result<(Vec<u64>, bool), Gap> {
     let mut seqs = Vec::new();
     let batch = channel.read(cursor, READER, budget, |item| {
         if let Item::Message(message) = item {

@@ -454,7 +454,7 @@ fn grace(seconds: u8) -> Duration {
     Duration::from_secs(seconds.into())
 }
 
-fn announce(channel: &Channel, user_id: &str, info: Option<&RawValue>, online: bool, now: Instant) {
+fn announce(channel: &Arc<Channel>, user_id: &str, info: Option<&RawValue>, online: bool, now: Instant) {
     let update = PresenceUpdate { channel: channel.name().as_str(), user_id, online, info };
     channel.show(now, Audience::PresenceWatchers, envelope::encode("presence_update", &update, None));
 }

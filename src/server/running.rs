@@ -112,6 +112,8 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
     background_tasks.spawn(admin::serve(private, Arc::new(state), background.clone()));
     background_tasks
         .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
+    let ringer = Arc::clone(edge.hub.ringer());
+    background_tasks.spawn(background.clone().run_until_cancelled_owned(async move { ringer.run().await }));
     let tokens = tokens::run(Arc::clone(&edge), revoked, tickets);
     background_tasks.spawn(background.clone().run_until_cancelled_owned(tokens));
     if let Some(nats) = &edge.nats {

@@ -384,7 +384,13 @@ mod tests {
             lag_bytes: 0,
             lag: Duration::ZERO,
         };
-        Arc::new(Channel::new("chat:a".parse().unwrap(), retention, EPOCH, 0, now()))
+        Arc::new(Channel::new(
+            "chat:a".parse().unwrap(),
+            retention,
+            &Arc::default(),
+            Position { epoch: EPOCH, seq: 0 },
+            now(),
+        ))
     }
 
     /// A feed whose log is open and has all up to 10.

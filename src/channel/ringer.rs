@@ -1,0 +1,216 @@
+//! Who wakes the subscribers of large channels: slice by slice, each channel in its turn, and between two slices those
+//! who were woken have theirs. So a channel with 100,000 members does not hold up one with two, and whoever is woken
+//! finds all that was appended meanwhile.
+//!
+//! ```text
+//!    watchers   0 ──────────▶ next ─────────────────── n        an append while it turns: once round from where it is
+//!               woken already │ still to be woken               so that each is woken once for all that has gathered
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Channel, Wake};
+use slab::Slab;
+
+/// Channels with more watchers are rung by the ringer, others by whoever appends.
+pub(super) const AT_ONCE: usize = 128;
+/// Rounds of one channel begin at least so far apart: what is appended in between is written at once, and a channel that
+/// is quieter than that is never held back.
+pub(super) const GATHERING: Duration = Duration::from_millis(4);
+
+/// Rings channels that have too many watchers to be rung on the way. [`Ringer::run`] has to run.
+#[derive(Debug, Default)]
+pub struct Ringer {
+    waiting: Mutex<VecDeque<Arc<Channel>>>,
+    added: Notify,
+}
+
+/// The watchers of a channel, and how far the round has come that wakes them.
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    pub(super) wakes: Slab<Arc<Wake>>,
+    /// The key that is rung next.
+    next: usize,
+    /// Keys that are still to be rung; 0 while nobody is.
+    left: usize,
+    /// Keys that have been rung since `begun`.
+    rung: usize,
+    /// When the last round began.
+    begun: Option<Instant>,
+}
+
+impl Ringer {
+    pub(super) fn add(&self, channel: Arc<Channel>) {
+        self.waiting.lock().push_back(channel);
+        self.added.notify_one();
+    }
+
+    /// Rings what is to be rung, for as long as the node lives.
+    ///
+    /// # Cancel safety
+    /// Whoever has not been woken when it is cancelled is not.
+    pub async fn run(&self) {
+        // Channels whose next round is not due yet, in the order of that.
+        let mut later: VecDeque<(Instant, Arc<Channel>)> = VecDeque::new();
+        loop {
+            let now = Instant::now();
+            while later.front().is_some_and(|(due, _)| *due <= now) {
+                self.waiting.lock().extend(later.pop_front().map(|(_, channel)| channel));
+            }
+            let Some(channel) = self.waiting.lock().pop_front() else {
+                let due = later.front().map(|(due, _)| *due);
+                tokio::select! {
+                    () = self.added.notified() => {}
+                    () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+                }
+                continue;
+            };
+            match channel.ring_slice(now) {
+                Slice::Over => {}
+                Slice::More => {
+                    self.waiting.lock().push_back(channel);
+                    yield_now().await;
+                }
+                Slice::NotBefore(due) => later.push_back((due, channel)),
+            }
+        }
+    }
+}
+
+/// What came of a slice.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Slice {
+    /// All have been woken.
+    Over,
+    /// Others are to be.
+    More,
+    /// The round before has just begun.
+    NotBefore(Instant),
+}
+
+impl Watchers {
+    /// There is news for all of them. Whether the ringer has to be told.
+    pub(super) fn tell_all(&mut self) -> bool {
+        let begins = self.left == 0;
+        self.left = self.wakes.capacity();
+        begins
+    }
+
+    /// Wakes some.
+    pub(super) fn ring_slice(&mut self, now: Instant) -> Slice {
+        let round = self.wakes.capacity();
+        if self.left > 0 && (self.rung >= round || self.begun.is_none()) {
+            if let Some(due) = self.begun.map(|begun| begun + GATHERING)
+                && due > now
+            {
+                return Slice::NotBefore(due);
+            }
+            (self.begun, self.rung) = (Some(now), 0);
+        }
+        let mut woken = 0;
+        while self.left > 0 && self.rung < round && woken < AT_ONCE {
+            if self.next >= round {
+                self.next = 0;
+            }
+            if let Some(wake) = self.wakes.get(self.next) {
+                wake.wake();
+                woken += 1;
+            }
+            self.next += 1;
+            self.left -= 1;
+            self.rung += 1;
+        }
+        if self.left > 0 {
+            return Slice::More;
+        }
+        self.rung = usize::MAX;
+        Slice::Over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watchers(count: usize) -> Watchers {
+        let mut watchers = Watchers::default();
+        for _ in 0..count {
+            watchers.wakes.insert(Arc::default());
+        }
+        watchers
+    }
+
+    fn rung(watchers: &Watchers) -> usize {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        watchers.wakes.iter().filter(|(_, wake)| wake.poll_rung(&mut context).is_ready()).count()
+    }
+
+    /// As many slices as it takes; how often somebody was woken.
+    fn ring_all(watchers: &mut Watchers, now: Instant) -> usize {
+        let mut count = 0;
+        while watchers.ring_slice(now) == Slice::More {
+            count += rung(watchers);
+        }
+        count + rung(watchers)
+    }
+
+    #[test]
+    fn each_is_woken_once_for_all_that_has_gathered() {
+        let (mut watchers, now) = (watchers(1000), Instant::now());
+        assert!(watchers.tell_all());
+        assert_eq!(watchers.ring_slice(now), Slice::More);
+        assert_eq!(rung(&watchers), AT_ONCE);
+        // More news: who has been woken is to be woken again, after those who have not been.
+        assert!(!watchers.tell_all());
+        let later = now + GATHERING;
+        assert_eq!(ring_all(&mut watchers, later), 1000);
+        assert_eq!(watchers.ring_slice(later), Slice::Over);
+    }
+
+    #[test]
+    fn rounds_begin_some_milliseconds_apart_and_a_quiet_channel_is_not_held_back() {
+        let (mut watchers, now) = (watchers(200), Instant::now());
+        watchers.tell_all();
+        assert_eq!(ring_all(&mut watchers, now), 200);
+        assert!(watchers.tell_all());
+        assert_eq!(watchers.ring_slice(now), Slice::NotBefore(now + GATHERING));
+        assert_eq!(rung(&watchers), 0);
+        assert_eq!(ring_all(&mut watchers, now + GATHERING), 200);
+        watchers.tell_all();
+        assert_eq!(ring_all(&mut watchers, now + 2 * GATHERING), 200);
+    }
+
+    #[test]
+    fn who_is_within_a_round_is_not_held_back_by_news() {
+        let (mut watchers, now) = (watchers(300), Instant::now());
+        watchers.tell_all();
+        assert_eq!(watchers.ring_slice(now), Slice::More);
+        watchers.tell_all();
+        assert_eq!(watchers.ring_slice(now), Slice::More);
+        assert_eq!(rung(&watchers), 2 * AT_ONCE);
+    }
+
+    #[test]
+    fn who_comes_and_goes_meanwhile_does_no_harm() {
+        let (mut watchers, now) = (watchers(300), Instant::now());
+        watchers.tell_all();
+        assert_eq!(watchers.ring_slice(now), Slice::More);
+        for key in 50..300 {
+            watchers.wakes.remove(key);
+        }
+        watchers.wakes.shrink_to_fit();
+        for _ in 0..500 {
+            watchers.wakes.insert(Arc::default());
+        }
+        rung(&watchers);
+        watchers.tell_all();
+        assert_eq!(ring_all(&mut watchers, now + GATHERING), 550);
+    }
+}
