@@ -1,6 +1,7 @@
 //! What every connection of this node shares, made once at the start.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
@@ -61,6 +62,7 @@ impl Edge {
 
     /// Begins the drain.
     pub fn begin_drain(&self) {
+        self.drain.begun.store(true, Ordering::Release);
         self.drain.token.cancel();
         self.bells.ring_all();
     }
@@ -69,13 +71,15 @@ impl Edge {
 /// The node's way out: told to every connection once, each with its own moment to go.
 pub struct Drain {
     token: CancellationToken,
+    /// The same, for who looks at each turn: the token has a lock.
+    begun: AtomicBool,
     window: Duration,
 }
 
 impl Drain {
     /// A drain that takes `window` at most, once it begins.
     pub fn new(window: Duration) -> Self {
-        Self { token: CancellationToken::new(), window }
+        Self { token: CancellationToken::new(), begun: AtomicBool::new(false), window }
     }
 
     /// Ends when it begins.
@@ -85,7 +89,7 @@ impl Drain {
 
     /// Whether it has begun.
     pub fn has_begun(&self) -> bool {
-        self.token.is_cancelled()
+        self.begun.load(Ordering::Acquire)
     }
 
     /// How long a long-lived connection goes on, and how long its client is told to wait before it comes back. Each is

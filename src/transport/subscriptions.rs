@@ -258,8 +258,8 @@ impl Subscriptions {
     ) -> Result<bool, Fault> {
         let gap = self.joined[index].gap.take().map(|told| told.0);
         let Subscription { mut cursor, presence, .. } = self.joined[index];
-        let channel = Arc::clone(self.joined[index].channel());
         let joined = &self.joined;
+        let channel = joined[index].channel();
         let mut give = |event: Event<'_>, position: Position| {
             *given += event.json().len();
             take(event, &Moment { joined, index, position });

@@ -45,7 +45,7 @@ pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let turn = std::future::poll_fn(|context| wire.poll_turn(context));
         fed = tokio::select! {
-            turn = turn => turn.map(|_| ()),
+            turn = turn => turn,
             () = edge.drain.token().cancelled() => {
                 let (_, retry) = edge.drain.spread();
                 let fault = Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry);

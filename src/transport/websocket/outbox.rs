@@ -1,6 +1,8 @@
 //! What one connection has to write: frames one after the other, so that whatever has gathered leaves in one write and
 //! one TLS record. Empty, and without a buffer, while the connection is idle.
 
+use std::cell::Cell;
+
 use fastwebsockets::{Frame, OpCode, Payload};
 
 use super::extensions::Deflate;
@@ -9,8 +11,16 @@ use crate::deflate::deflate;
 
 /// Written bytes that a buffer which never runs empty may still hold.
 const COMPACT_BYTES: usize = 64 * 1024;
+/// What a thread's spare buffer holds at most.
+const SPARE_BYTES: usize = 64 * 1024;
 /// On the first frame of a compressed message (RFC 7692 §6).
 const RSV1: u8 = 0x40;
+
+thread_local! {
+    /// The buffer of the last connection on this thread that had written all: most deliveries begin and end within one
+    /// poll, and then need none of their own.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Bytes on their way out.
 pub struct Outbox {
@@ -79,7 +89,22 @@ impl Outbox {
 
     /// Throws away what waits, and gives its buffer back.
     pub fn clear(&mut self) {
-        *self = Self::new(self.deflate);
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.written = 0;
+        let spare = SPARE.take();
+        if bytes.capacity() > spare.capacity() && bytes.capacity() <= SPARE_BYTES {
+            bytes.clear();
+            SPARE.set(bytes);
+        } else {
+            SPARE.set(spare);
+        }
+    }
+
+    /// What waits has to wait for the client: from now on it takes no more room than it needs.
+    pub fn settle(&mut self) {
+        if self.bytes.capacity() > 2 * self.bytes.len() {
+            self.bytes.shrink_to_fit();
+        }
     }
 
     /// Whether nothing waits.
@@ -101,6 +126,9 @@ impl Outbox {
         if self.written() > COMPACT_BYTES.max(self.bytes.len() / 2) {
             self.bytes.drain(..self.written());
             self.written = 0;
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes = SPARE.take();
         }
         let mut head = [0; 16];
         let size = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut head);

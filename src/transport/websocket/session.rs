@@ -27,8 +27,9 @@ use crate::quota::ConnectionQuota;
 use crate::transport::http::Opening;
 use crate::transport::{Caller, Doorbell, Edge, Event, Subscriptions};
 
-/// Bytes read from cursors into one write: enough for a burst to become one record, little enough that nobody starves.
-const BATCH_BYTES: usize = 16 * 1024;
+/// Bytes read from cursors into one write: enough that a burst costs few of them, little enough that nobody starves and
+/// that a client which takes nothing holds little.
+const BATCH_BYTES: usize = 32 * 1024;
 /// Violations in a row after which a connection is closed.
 const VIOLATIONS_MAX: u8 = 10;
 
@@ -58,6 +59,8 @@ pub struct Session<S> {
     _active: ActiveGuard,
     /// The client has been told already why it is closed.
     told: bool,
+    /// The cursors had more than went into the last batch.
+    more: bool,
     /// The revocations that it has seen.
     seen: u32,
     door: Doorbell,
@@ -82,6 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             lost: fed.err(),
             _active: edge.metrics.connection(Transport::WebSocket),
             told: false,
+            more: false,
             seen: 0,
             clock: Clock::new(edge, now),
             door,
@@ -138,10 +142,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if let Err(fault) = self.read_cursors() {
                 return fault.into();
             }
-            if let Err(gone) = self.next().await {
+            let (now, turn) = self.next().await;
+            if let Err(gone) = turn {
                 lost = Some(gone);
             }
-            if let Err(end) = self.tick() {
+            if let Err(end) = self.tick(now) {
                 return end;
             }
         }
@@ -151,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// gone can't be answered, but what it sent before still counts.
     async fn hear_all(&mut self, lost: Option<&Loss>) -> Result<(), End> {
         let gone = matches!(lost, Some(Loss::Eof | Loss::Io(_)));
-        while gone || self.wire.outbox.len() < self.edge.config.limits.queue_bytes {
+        while gone || self.has_room() {
             let Some(inbound) = self.wire.arrived.pop_front() else { break };
             self.hear(inbound, gone).await?;
             if gone {
@@ -174,31 +179,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Waits for whatever comes first: the socket, news in a channel, a drain or a revocation, the clock.
-    async fn next(&mut self) -> Result<(), Loss> {
+    /// Waits for whatever comes first: the socket, news in a channel, a drain or a revocation, the clock. Meanwhile what
+    /// waits is written. Returns the time.
+    async fn next(&mut self) -> (Instant, Result<(), Loss>) {
         let deadline = self.clock.next(&self.edge);
         if self.sleep.deadline() != deadline {
             self.sleep.as_mut().reset(deadline);
         }
-        let heard = std::future::poll_fn(|context| self.poll_next(context)).await?;
+        let heard = std::future::poll_fn(|context| self.poll_next(context)).await;
         let now = Instant::now();
-        if heard {
+        if let Ok(true) = heard {
             self.clock.heard = now;
         }
         self.clock.amid = self.wire.is_amid_message().then(|| self.clock.amid.unwrap_or(now));
-        Ok(())
+        (now, heard.map(|_| ()))
     }
 
     /// Whether something was heard.
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Loss>> {
         if let Poll::Ready(turn) = self.wire.poll_turn(context) {
-            return Poll::Ready(turn);
+            return Poll::Ready(turn.map(|()| true));
         }
         // While the last batch is on its way out, news can wait: there will be more of it then. A drain can, too.
-        if self.wire.outbox.is_empty() && self.subscriptions.wake().poll_rung(context).is_ready() {
+        if self.wire.outbox.is_empty()
+            && (self.more || self.subscriptions.wake().poll_rung(context).is_ready())
+        {
+            return Poll::Ready(Ok(false));
+        }
+        // What did not fit before is served as soon as there is room for its answers.
+        if !self.wire.arrived.is_empty() && self.has_room() {
             return Poll::Ready(Ok(false));
         }
         self.sleep.as_mut().poll(context).map(|()| Ok(false))
+    }
+
+    /// Whether another request may be answered.
+    fn has_room(&self) -> bool {
+        self.wire.outbox.len() < self.edge.config.limits.queue_bytes
     }
 
     /// Fills the outbox with what the cursors have not seen, if it is empty.
@@ -209,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let outbox = &mut self.wire.outbox;
         let (mut count, mut oldest, mut later) = (0, None, Vec::new());
-        self.subscriptions.read(&self.edge, &who.user_id, BATCH_BYTES, |event, _| {
+        self.more = self.subscriptions.read(&self.edge, &who.user_id, BATCH_BYTES, |event, _| {
             if let Event::Message(message) = &event {
                 oldest.get_or_insert(message.appended);
             }
@@ -388,8 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Something is due.
-    fn tick(&mut self) -> Result<(), End> {
-        let now = Instant::now();
+    fn tick(&mut self, now: Instant) -> Result<(), End> {
         if let Some(who) = &self.who {
             self.edge.may_stay(who, &mut self.seen)?;
         }

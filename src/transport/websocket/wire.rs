@@ -92,17 +92,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes what waits and reads what came; ready when either went on, with whether something was read. Nothing is
-    /// read while there is something to serve, or more to write than the queue may hold.
+    /// Writes what waits and reads what came; ready when something was read. Nothing is read while there is something to
+    /// serve, or more to write than the queue may hold.
     ///
     /// # Errors
     /// [`Loss`], after which only what has arrived and [`Wire::goodbye`] make sense.
-    pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Loss>> {
-        let writes = !self.outbox.is_empty() || self.flushing;
-        let written = writes && self.poll_write(context).map_err(Loss::Io)?.is_ready();
+    pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Loss>> {
+        if !self.outbox.is_empty() || self.flushing {
+            match self.poll_write(context) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Loss::Io(error))),
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => self.outbox.settle(),
+            }
+        }
         // After a write as well: a log that never runs dry must not keep the client unheard.
-        let read = self.listens() && self.poll_read(context)?.is_ready();
-        if written || read { Poll::Ready(Ok(read)) } else { Poll::Pending }
+        if self.listens() { self.poll_read(context) } else { Poll::Pending }
     }
 
     /// Writes what waits and a close frame, then gives the peer a moment to answer with its own, unless it was the
