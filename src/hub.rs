@@ -31,7 +31,8 @@ const BUS_TIMEOUT: Duration = Duration::from_secs(5);
 impl Hub {
     /// A hub without channels.
     pub fn new(settings: Channels, limits: Limits, bus: Arc<dyn Bus>) -> Self {
-        Self { channels: RwLock::default(), settings, limits, bus, ringer: Arc::default() }
+        let ringer = Arc::new(Ringer::new(limits.gathering));
+        Self { channels: RwLock::default(), settings, limits, bus, ringer }
     }
 
     /// The settings of that channel's namespace.

@@ -210,8 +210,8 @@ impl Channel {
         }
     }
 
-    fn ring_slice(&self, now: tokio::time::Instant) -> Slice {
-        self.watchers.lock().ring_slice(now)
+    fn ring_slice(&self, now: tokio::time::Instant, gathering: Duration) -> Slice {
+        self.watchers.lock().ring_slice(now, gathering)
     }
 }
 

@@ -21,13 +21,13 @@ use slab::Slab;
 
 /// Channels with more watchers are rung by the ringer, others by whoever appends.
 pub(super) const AT_ONCE: usize = 128;
-/// Rounds of one channel begin at least so far apart: what is appended in between is written at once, and a channel that
-/// is quieter than that is never held back.
-pub(super) const GATHERING: Duration = Duration::from_millis(4);
 
 /// Rings channels that have too many watchers to be rung on the way. [`Ringer::run`] has to run.
 #[derive(Debug, Default)]
 pub struct Ringer {
+    /// Rounds of one channel begin at least so far apart: what is appended in between is written at once, and a channel
+    /// that is quieter than that is never held back.
+    gathering: Duration,
     waiting: Mutex<VecDeque<Arc<Channel>>>,
     added: Notify,
 }
@@ -47,6 +47,11 @@ pub(super) struct Watchers {
 }
 
 impl Ringer {
+    /// A ringer whose rounds of one channel begin at least so far apart.
+    pub fn new(gathering: Duration) -> Self {
+        Self { gathering, ..Self::default() }
+    }
+
     pub(super) fn add(&self, channel: Arc<Channel>) {
         self.waiting.lock().push_back(channel);
         self.added.notify_one();
@@ -72,7 +77,7 @@ impl Ringer {
                 }
                 continue;
             };
-            match channel.ring_slice(now) {
+            match channel.ring_slice(now, self.gathering) {
                 Slice::Over => {}
                 Slice::More => {
                     self.waiting.lock().push_back(channel);
@@ -104,10 +109,10 @@ impl Watchers {
     }
 
     /// Wakes some.
-    pub(super) fn ring_slice(&mut self, now: Instant) -> Slice {
+    pub(super) fn ring_slice(&mut self, now: Instant, gathering: Duration) -> Slice {
         let round = self.wakes.capacity();
         if self.left > 0 && (self.rung >= round || self.begun.is_none()) {
-            if let Some(due) = self.begun.map(|begun| begun + GATHERING)
+            if let Some(due) = self.begun.map(|begun| begun + gathering)
                 && due > now
             {
                 return Slice::NotBefore(due);
@@ -139,6 +144,8 @@ impl Watchers {
 mod tests {
     use super::*;
 
+    const GATHERING: Duration = Duration::from_millis(4);
+
     fn watchers(count: usize) -> Watchers {
         let mut watchers = Watchers::default();
         for _ in 0..count {
@@ -155,7 +162,7 @@ mod tests {
     /// As many slices as it takes; how often somebody was woken.
     fn ring_all(watchers: &mut Watchers, now: Instant) -> usize {
         let mut count = 0;
-        while watchers.ring_slice(now) == Slice::More {
+        while watchers.ring_slice(now, GATHERING) == Slice::More {
             count += rung(watchers);
         }
         count + rung(watchers)
@@ -165,13 +172,13 @@ mod tests {
     fn each_is_woken_once_for_all_that_has_gathered() {
         let (mut watchers, now) = (watchers(1000), Instant::now());
         assert!(watchers.tell_all());
-        assert_eq!(watchers.ring_slice(now), Slice::More);
+        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
         assert_eq!(rung(&watchers), AT_ONCE);
         // More news: who has been woken is to be woken again, after those who have not been.
         assert!(!watchers.tell_all());
         let later = now + GATHERING;
         assert_eq!(ring_all(&mut watchers, later), 1000);
-        assert_eq!(watchers.ring_slice(later), Slice::Over);
+        assert_eq!(watchers.ring_slice(later, GATHERING), Slice::Over);
     }
 
     #[test]
@@ -180,7 +187,7 @@ mod tests {
         watchers.tell_all();
         assert_eq!(ring_all(&mut watchers, now), 200);
         assert!(watchers.tell_all());
-        assert_eq!(watchers.ring_slice(now), Slice::NotBefore(now + GATHERING));
+        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::NotBefore(now + GATHERING));
         assert_eq!(rung(&watchers), 0);
         assert_eq!(ring_all(&mut watchers, now + GATHERING), 200);
         watchers.tell_all();
@@ -191,9 +198,9 @@ mod tests {
     fn who_is_within_a_round_is_not_held_back_by_news() {
         let (mut watchers, now) = (watchers(300), Instant::now());
         watchers.tell_all();
-        assert_eq!(watchers.ring_slice(now), Slice::More);
+        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
         watchers.tell_all();
-        assert_eq!(watchers.ring_slice(now), Slice::More);
+        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
         assert_eq!(rung(&watchers), 2 * AT_ONCE);
     }
 
@@ -201,7 +208,7 @@ mod tests {
     fn who_comes_and_goes_meanwhile_does_no_harm() {
         let (mut watchers, now) = (watchers(300), Instant::now());
         watchers.tell_all();
-        assert_eq!(watchers.ring_slice(now), Slice::More);
+        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
         for key in 50..300 {
             watchers.wakes.remove(key);
         }

@@ -46,6 +46,8 @@ pub(super) enum Takes {
 }
 
 const MOMENT: Duration = Duration::from_millis(1);
+/// Beyond it a chat would feel it.
+const GATHERING_MAX: Duration = Duration::from_millis(20);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 const YEAR: Duration = Duration::from_hours(24 * 366);
@@ -90,6 +92,7 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Takes)])] = &[
             ("channels_per_connection", Takes::Count(1, 10_000)),
             ("queue_bytes", Takes::Bytes(1024, GIB)),
             ("write_timeout", Takes::Time(MOMENT, HOUR)),
+            ("gathering", Takes::Time(Duration::ZERO, GATHERING_MAX)),
         ],
     ),
     (

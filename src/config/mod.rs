@@ -220,6 +220,9 @@ pub struct Limits {
     /// How long one write may make no progress.
     #[serde(with = "value::duration")]
     pub write_timeout: Duration,
+    /// How far apart the wakes of one subscriber are at least, in a channel that has more than 128.
+    #[serde(with = "value::duration")]
+    pub gathering: Duration,
 }
 
 impl Default for Limits {
@@ -229,6 +232,7 @@ impl Default for Limits {
             channels_per_connection: 128,
             queue_bytes: 1_048_576,
             write_timeout: Duration::from_secs(10),
+            gathering: Duration::from_millis(4),
         }
     }
 }
