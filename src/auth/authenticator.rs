@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::AuthError;
 use super::claims::Expected;
+use super::grants::AllGrants;
 use super::identity::Identity;
 use super::keys::{KeyError, Keys};
 use crate::config;
@@ -28,6 +29,8 @@ pub struct Authenticator {
     settings: config::Auth,
     expected: Expected,
     keys: RwLock<Arc<Keys>>,
+    /// What the tokens of those who are connected grant.
+    grants: AllGrants,
 }
 
 impl Authenticator {
@@ -40,6 +43,7 @@ impl Authenticator {
             expected: Expected { issuer: settings.issuer.clone(), audience: settings.audience.clone() },
             keys: RwLock::new(Arc::new(Keys::load(settings)?)),
             settings: settings.clone(),
+            grants: AllGrants::default(),
         })
     }
 
@@ -81,7 +85,9 @@ impl Authenticator {
         let keys = Arc::clone(&self.keys.read());
         keys.verify(algorithm, header.kid.as_deref(), message, signature)?;
         // Only now is it worth reading: whoever signed this is trusted to name subjects.
-        self.expected.identity(&decode(payload)?, now)
+        let mut identity = self.expected.identity(&decode(payload)?, now)?;
+        identity.grants = identity.grants.map(|grants| self.grants.share(grants));
+        Ok(identity)
     }
 }
 

@@ -1,6 +1,11 @@
 //! The channels a token names in its claim `channels`: exact names, or prefixes that end in `*`. Parsed once with the
 //! token, asked at every join and send. Knows nothing of namespaces and their settings.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use crate::channel::ChannelName;
 
 /// Patterns of one token, `join` and `send` together. More than people write by hand, few enough to be compared one
@@ -8,7 +13,7 @@ use crate::channel::ChannelName;
 pub const MAX_PATTERNS: usize = 256;
 
 /// What a token grants.
-#[derive(Debug, Default)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Grants {
     join: Box<[Pattern]>,
     send: Box<[Pattern]>,
@@ -22,6 +27,11 @@ impl Grants {
             return Err("channels has more than 256 patterns");
         }
         Ok(Self { join: patterns(join)?, send: patterns(send)? })
+    }
+
+    /// Behind a count; nothing for nothing.
+    pub(super) fn shared(self) -> Option<Arc<Self>> {
+        (!self.join.is_empty() || !self.send.is_empty()).then(|| Arc::new(self))
     }
 
     /// The patterns as they were written: those of `join`, those of `send`.
@@ -38,8 +48,44 @@ impl Grants {
     }
 }
 
+/// What tokens grant, once each: most of an issuer's tokens differ in their subject alone, and every connection would
+/// else hold a copy.
+#[derive(Debug, Default)]
+pub(super) struct AllGrants {
+    table: Mutex<Table>,
+}
+
+/// Those that are in use, and some that were.
+#[derive(Debug, Default)]
+struct Table {
+    known: HashSet<Arc<Grants>>,
+    /// How many there may be before it is looked which of them are still in use.
+    look_at: usize,
+}
+
+/// Grants that nobody uses and that may be held beside twice those in use: of 16 KB each, with the longest tokens.
+const UNUSED_MAX: usize = 256;
+
+impl AllGrants {
+    /// The same that are known already, if there are.
+    pub(super) fn share(&self, grants: Arc<Grants>) -> Arc<Grants> {
+        let mut table = self.table.lock();
+        if let Some(known) = table.known.get(&grants) {
+            return Arc::clone(known);
+        }
+        if table.known.len() >= table.look_at {
+            table.known.retain(|grants| Arc::strong_count(grants) > 1);
+            table.look_at = 2 * table.known.len() + UNUSED_MAX;
+            let room = table.look_at;
+            table.known.shrink_to(room);
+        }
+        table.known.insert(Arc::clone(&grants));
+        grants
+    }
+}
+
 /// A channel's name, or the beginning of one.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 enum Pattern {
     Exact(ChannelName),
     Prefix(Box<str>),
@@ -106,6 +152,19 @@ mod tests {
             assert!(Grants::parse(&[bad], &[]).is_err(), "{bad:?}");
             assert!(Grants::parse(&[], &[bad]).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_same_is_held_once_and_what_nobody_uses_is_forgotten() {
+        let all = AllGrants::default();
+        let of = |join: &str| all.share(Grants::parse(&[join], &["chat:*"]).unwrap().shared().unwrap());
+        let one = of("news");
+        for number in 0..10_000 {
+            of(&format!("chat:{number}"));
+        }
+        assert!(all.table.lock().known.len() <= 2 + UNUSED_MAX);
+        assert!(Arc::ptr_eq(&one, &of("news")) && !Arc::ptr_eq(&one, &of("news*")));
+        assert!(Grants::parse(&[] as &[&str], &[]).unwrap().shared().is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::Channel;
 #[derive(Debug, Default)]
 pub struct Wake {
     rung: AtomicBool,
+    alarm: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -24,11 +25,28 @@ impl Wake {
         }
     }
 
-    /// Ready once after one or more [`Wake::wake`]s. Only one task may poll it.
+    /// Rings for something that can't wait until who is busy has time for news: a moment has come.
+    pub fn alarm(&self) {
+        if !self.alarm.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
+    /// Ready once after one or more [`Wake::wake`]s or [`Wake::alarm`]s. Only one task may poll it.
     pub fn poll_rung(&self, context: &mut Context<'_>) -> Poll<()> {
         self.waker.register(context.waker());
-        // After `register`: a ring between the two is either seen here or wakes the task.
-        if self.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+        // After `register`: a ring between the two is either seen here or wakes the task. Loaded first: most often there
+        // was no alarm, and a load leaves the line to be read by the other cores.
+        let alarm = self.alarm.load(Ordering::Relaxed) && self.alarm.swap(false, Ordering::AcqRel);
+        let rung = self.rung.swap(false, Ordering::AcqRel);
+        if rung || alarm { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Ready once after one or more [`Wake::alarm`]s; what was rung for besides is left for [`Wake::poll_rung`]. Only the
+    /// same task may poll it.
+    pub fn poll_alarm(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(context.waker());
+        if self.alarm.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Waits for news.

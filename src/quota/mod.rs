@@ -106,11 +106,6 @@ impl Quotas {
         }
     }
 
-    /// The quota of a new WebSocket, unused.
-    pub fn connection(&self) -> ConnectionQuota {
-        ConnectionQuota { quotas: self.clone(), messages: Spent::default(), requests: Spent::default() }
-    }
-
     /// The quota of whoever sent an HTTP request, the same over all its connections.
     pub fn of(&self, identity: &Identity) -> UserQuota<'_> {
         match identity.role {
@@ -154,10 +149,9 @@ impl Quotas {
     }
 }
 
-/// What one WebSocket has used of its quota: 24 bytes.
-#[derive(Debug)]
+/// What one WebSocket has used of its quota: 16 bytes.
+#[derive(Debug, Default)]
 pub struct ConnectionQuota {
-    quotas: Quotas,
     messages: Spent,
     requests: Spent,
 }
@@ -168,10 +162,10 @@ impl ConnectionQuota {
     ///
     /// # Errors
     /// [`Kind::RateLimited`](crate::close::Kind::RateLimited) with the limit and the time until the next one may come.
-    pub fn message(&self, identity: &Identity) -> Result<(), Fault> {
+    pub fn message(&self, quotas: &Quotas, identity: &Identity) -> Result<(), Fault> {
         match identity.role {
-            Role::Server => self.quotas.server(&identity.user_id).message(),
-            Role::User | Role::Guest => self.quotas.0.messages.check(&self.messages),
+            Role::Server => quotas.server(&identity.user_id).message(),
+            Role::User | Role::Guest => quotas.0.messages.check(&self.messages),
         }
     }
 
@@ -179,8 +173,8 @@ impl ConnectionQuota {
     ///
     /// # Errors
     /// [`Kind::RateLimited`](crate::close::Kind::RateLimited) with the limit and the time until the next one may come.
-    pub fn request(&self) -> Result<(), Fault> {
-        self.quotas.0.requests.check(&self.requests)
+    pub fn request(&self, quotas: &Quotas) -> Result<(), Fault> {
+        quotas.0.requests.check(&self.requests)
     }
 }
 

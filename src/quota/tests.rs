@@ -45,49 +45,50 @@ fn burst(mut check: impl FnMut() -> Result<(), Fault>) -> (u32, Fault) {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_has_the_minute_at_once_and_then_an_even_rate() {
-    let quota = quotas().connection();
+    let (quotas, quota) = (quotas(), ConnectionQuota::default());
     let bob = user(Role::User);
-    let (passed, fault) = burst(|| quota.message(&bob));
+    let (passed, fault) = burst(|| quota.message(&quotas, &bob));
     assert_eq!(passed, 100);
     assert_eq!((fault.kind, fault.limit), (Kind::RateLimited, Some(MESSAGES)));
     assert_eq!(fault.retry_after, Some(Duration::from_millis(600)));
 
     advance(Duration::from_millis(350)).await;
-    assert_eq!(quota.message(&bob).unwrap_err().retry_after, Some(Duration::from_millis(250)));
+    assert_eq!(quota.message(&quotas, &bob).unwrap_err().retry_after, Some(Duration::from_millis(250)));
     advance(Duration::from_millis(250)).await;
-    assert_eq!(burst(|| quota.message(&bob)).0, 1);
+    assert_eq!(burst(|| quota.message(&quotas, &bob)).0, 1);
     advance(Duration::from_mins(10)).await;
-    assert_eq!(burst(|| quota.message(&bob)).0, 100);
+    assert_eq!(burst(|| quota.message(&quotas, &bob)).0, 100);
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_and_requests_of_a_connection_are_apart_and_its_own() {
     let quotas = quotas();
-    let (one, two) = (quotas.connection(), quotas.connection());
+    let (one, two) = (ConnectionQuota::default(), ConnectionQuota::default());
     let bob = user(Role::User);
-    assert_eq!(burst(|| one.message(&bob)).0, 100);
-    let (passed, fault) = burst(|| one.request());
+    assert_eq!(burst(|| one.message(&quotas, &bob)).0, 100);
+    let (passed, fault) = burst(|| one.request(&quotas));
     assert_eq!((passed, fault.limit), (60, Some(REQUESTS)));
     assert_eq!(fault.retry_after, Some(Duration::from_secs(1)));
-    assert_eq!(burst(|| two.message(&bob)).0, 100);
+    assert_eq!(burst(|| two.message(&quotas, &bob)).0, 100);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_has_one_quota_by_the_second_over_everything() {
     let quotas = quotas();
-    let (one, two, server) = (quotas.connection(), quotas.connection(), user(Role::Server));
+    let (one, two, server) = (ConnectionQuota::default(), ConnectionQuota::default(), user(Role::Server));
     for _ in 0..5 {
-        one.message(&server).unwrap();
-        two.message(&server).unwrap();
+        one.message(&quotas, &server).unwrap();
+        two.message(&quotas, &server).unwrap();
     }
-    for fault in [one.message(&server), two.message(&server), quotas.of(&server).message()] {
+    for fault in [one.message(&quotas, &server), two.message(&quotas, &server), quotas.of(&server).message()]
+    {
         let fault = fault.unwrap_err();
         assert_eq!((fault.limit, fault.retry_after), (Some(SERVER_SENDS), Some(Duration::from_millis(100))));
     }
     advance(Duration::from_secs(1)).await;
-    assert_eq!(burst(|| two.message(&server)).0, 10);
+    assert_eq!(burst(|| two.message(&quotas, &server)).0, 10);
     // The same token, renewed as a user's: its connection's own quota, still whole.
-    assert_eq!(burst(|| two.message(&user(Role::User))).0, 100);
+    assert_eq!(burst(|| two.message(&quotas, &user(Role::User))).0, 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +99,7 @@ async fn http_counts_by_user() {
     assert_eq!(burst(|| quotas.user("eve").message()).0, 100);
     assert!(quotas.of(&user(Role::User)).message().is_err());
     assert!(quotas.server("bob").message().is_ok(), "a backend of that name is not bob");
-    assert!(quotas.connection().message(&user(Role::User)).is_ok());
+    assert!(ConnectionQuota::default().message(&quotas, &user(Role::User)).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,11 +150,15 @@ async fn zero_turns_each_off() {
         requests_per_connection_per_minute: 0,
         sends_per_server_per_second: 0,
     });
-    let quota = quotas.connection();
+    let quota = ConnectionQuota::default();
     let (bob, server) = (user(Role::User), user(Role::Server));
     let mut permits = Vec::new();
     for _ in 0..10_000 {
-        assert!(quota.message(&bob).is_ok() && quota.message(&server).is_ok() && quota.request().is_ok());
+        assert!(
+            quota.message(&quotas, &bob).is_ok()
+                && quota.message(&quotas, &server).is_ok()
+                && quota.request(&quotas).is_ok()
+        );
         assert!(quotas.of(&bob).message().is_ok() && quotas.of(&server).request().is_ok());
         match quotas.connect(ip("192.0.2.1")) {
             Admission::Admitted(permit) => permits.push(permit),
@@ -194,7 +199,7 @@ async fn a_flood_of_users_stays_bounded_and_locks_nobody_out() {
 
 #[test]
 fn a_connection_carries_little() {
-    assert_eq!(size_of::<ConnectionQuota>(), 24);
+    assert_eq!(size_of::<ConnectionQuota>(), 16);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::presence::{Exchange, Roster, Typing};
 use crate::quota::Quotas;
-use crate::transport::{Bells, Drain, Edge};
+use crate::transport::{BELLS_TICK, Bells, Drain, Edge};
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +114,7 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
         .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
     let ringer = Arc::clone(edge.hub.ringer());
     background_tasks.spawn(background.clone().run_until_cancelled_owned(async move { ringer.run().await }));
+    background_tasks.spawn(background.clone().run_until_cancelled_owned(strike(Arc::clone(&edge))));
     let tokens = tokens::run(Arc::clone(&edge), revoked, tickets);
     background_tasks.spawn(background.clone().run_until_cancelled_owned(tokens));
     if let Some(nats) = &edge.nats {
@@ -196,6 +197,16 @@ async fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
         drain: Drain::new(config.listen.drain),
         config: Arc::clone(config),
     })
+}
+
+/// Rings for heartbeats and ends of tokens. Waits for nothing else: a late ping is a client that is taken for dead late.
+async fn strike(edge: Arc<Edge>) {
+    let mut tick = tokio::time::interval(BELLS_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        edge.bells.ring_due();
+    }
 }
 
 /// What time takes away: grace, silence, history, tickets, revocations; and files that were changed.

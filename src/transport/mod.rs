@@ -7,6 +7,7 @@ mod cursor_string;
 mod edge;
 pub mod http;
 pub mod long_poll;
+mod moment;
 pub mod rest;
 pub mod send;
 mod session;
@@ -15,8 +16,9 @@ mod subscriptions;
 pub mod websocket;
 
 pub use admission::TICKET_TOPIC;
-pub use bells::{Bells, Doorbell};
+pub use bells::{Bells, Doorbell, TICK as BELLS_TICK};
 pub use cursor_string::{CursorError, CursorString, Place};
 pub use edge::{Drain, Edge};
+pub use moment::Moment;
 pub use session::Caller;
 pub use subscriptions::{Event, Joined, Subscriptions};

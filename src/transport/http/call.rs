@@ -147,7 +147,7 @@ impl Call {
             connection = %self.connection, address = %self.address, reason = error.reason(),
             "authentication failed: {error}"
         );
-        self.guesses.request().err().unwrap_or_else(|| error.into())
+        self.guesses.request(&self.edge.quotas).err().unwrap_or_else(|| error.into())
     }
 
     /// What the query asks to join, and the cursor it carries. `Last-Event-ID` wins over `cursor`.

@@ -1,30 +1,30 @@
-//! The moments that a WebSocket lives by: when something is due, and what was heard when. One timer serves them all.
+//! The moments that a WebSocket lives by: when something is due, and what was heard when. Its doorbell rings for the
+//! next of them.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::transport::Edge;
+use crate::transport::{Edge, Moment};
 
 /// The moments that a connection lives by.
 pub struct Clock {
     /// The last time anything was heard.
-    pub heard: Instant,
+    pub heard: Moment,
     /// When the next ping is due.
-    pub ping_due: Instant,
+    pub ping_due: Moment,
     /// A ping is out since then.
-    pub pinged: Option<Instant>,
+    pub pinged: Option<Moment>,
     /// A message has begun to come since then.
-    pub amid: Option<Instant>,
+    pub amid: Option<Moment>,
     /// A token, or a new one, has to be there by then.
-    pub token_due: Option<Instant>,
+    pub token_due: Option<Moment>,
     /// A drain has begun: when to go, and when the client is to come back.
-    pub leave: Option<Box<(Instant, Duration)>>,
+    pub leave: Option<Box<(Moment, Duration)>>,
 }
 
 impl Clock {
     /// The clock of a connection that begins now.
-    pub fn new(edge: &Edge, now: Instant) -> Self {
+    pub fn new(edge: &Edge) -> Self {
+        let now = edge.bells.now();
         Self {
             heard: now,
             ping_due: now + edge.config.heartbeat.interval,
@@ -36,12 +36,12 @@ impl Clock {
     }
 
     /// The next moment at which something is due.
-    pub fn next(&self, edge: &Edge) -> Instant {
+    pub fn next(&self, edge: &Edge) -> Moment {
         let dead = self.pinged.map(|at| at + edge.config.heartbeat.timeout);
         let leave = self.leave.as_ref().map(|leave| leave.0);
         let amid =
             self.amid.map(|since| since + edge.config.heartbeat.interval + edge.config.heartbeat.timeout);
         let others = [dead, leave, amid, self.token_due];
-        others.into_iter().flatten().fold(self.ping_due, Instant::min)
+        others.into_iter().flatten().fold(self.ping_due, Moment::min)
     }
 }

@@ -59,13 +59,19 @@ impl Deflated {
 /// The reading side of one connection.
 pub struct FrameReader {
     guard: Guard,
+    /// Most of the time nothing is, and then this is one word.
+    unfinished: Option<Box<Unfinished>>,
+    /// The first byte of the message that is open, or was last.
+    opened: u8,
+    failed: Option<FrameFault>,
+}
+
+#[derive(Default)]
+struct Unfinished {
     /// Bytes of frames that are not complete.
     inbox: BytesMut,
     /// The fragments of the open message.
     fragments: Vec<u8>,
-    /// The first byte of the message that is open, or was last.
-    opened: u8,
-    failed: Option<FrameFault>,
 }
 
 impl FrameReader {
@@ -73,8 +79,7 @@ impl FrameReader {
     pub fn new(message_bytes: usize, deflate: bool) -> Self {
         Self {
             guard: Guard::new(Limits { message_bytes, deflate }),
-            inbox: BytesMut::new(),
-            fragments: Vec::new(),
+            unfinished: None,
             opened: 0,
             failed: None,
         }
@@ -92,8 +97,7 @@ impl FrameReader {
         self.failed = fed.err();
         if fed.is_err() || self.guard.is_closed() {
             // What was open never ends, and what comes now is not read: neither is worth its memory.
-            self.inbox = BytesMut::new();
-            self.fragments = Vec::new();
+            self.unfinished = None;
         }
         fed
     }
@@ -119,35 +123,40 @@ impl FrameReader {
     }
 
     fn take(&mut self, fresh: &[u8], arrived: &mut VecDeque<Inbound>) -> Result<(), FrameFault> {
-        let before = self.inbox.len();
+        let Unfinished { mut inbox, mut fragments } =
+            self.unfinished.take().map(|held| *held).unwrap_or_default();
+        let before = inbox.len();
         let (complete, verdict) = match self.guard.scan(fresh) {
             Ok(progress) => (progress.complete, Ok(())),
             Err(violation) => (violation.complete, Err(violation.fault)),
         };
         if complete == 0 {
-            self.inbox.extend_from_slice(fresh);
+            inbox.extend_from_slice(fresh);
         } else if before == 0 {
-            self.read_frames(BytesMut::from(&fresh[..complete]), arrived);
-            self.inbox.extend_from_slice(&fresh[complete..]);
+            self.read_frames(BytesMut::from(&fresh[..complete]), &mut fragments, arrived);
+            inbox.extend_from_slice(&fresh[complete..]);
         } else {
-            self.inbox.extend_from_slice(fresh);
-            let frames = self.inbox.split_to(before + complete);
-            self.read_frames(frames, arrived);
+            inbox.extend_from_slice(fresh);
+            let frames = inbox.split_to(before + complete);
+            self.read_frames(frames, &mut fragments, arrived);
         }
-        if self.inbox.is_empty() {
-            self.inbox = BytesMut::new();
+        if inbox.is_empty() {
+            inbox = BytesMut::new();
+        }
+        if !inbox.is_empty() || !fragments.is_empty() {
+            self.unfinished = Some(Box::new(Unfinished { inbox, fragments }));
         }
         verdict
     }
 
     /// Reads whole frames that the guard has passed.
-    fn read_frames(&mut self, mut bytes: BytesMut, arrived: &mut VecDeque<Inbound>) {
+    fn read_frames(&mut self, mut bytes: BytesMut, fragments: &mut Vec<u8>, arrived: &mut VecDeque<Inbound>) {
         while let Some((first, payload)) = next_frame(&mut bytes) {
-            arrived.extend(self.assemble(first, payload));
+            arrived.extend(self.assemble(first, payload, fragments));
         }
     }
 
-    fn assemble(&mut self, first: u8, payload: Bytes) -> Option<Inbound> {
+    fn assemble(&mut self, first: u8, payload: Bytes, fragments: &mut Vec<u8>) -> Option<Inbound> {
         let opcode = OpCode::try_from(first & OPCODE).expect("the guard passes no other");
         match opcode {
             OpCode::Ping => return Some(Inbound::Ping(payload)),
@@ -163,11 +172,11 @@ impl FrameReader {
         if opcode != OpCode::Continuation && fin {
             return Some(self.finish(payload));
         }
-        self.fragments.extend_from_slice(&payload);
+        fragments.extend_from_slice(&payload);
         if !fin {
             return None;
         }
-        let whole = std::mem::take(&mut self.fragments);
+        let whole = std::mem::take(fragments);
         Some(self.finish(whole.into()))
     }
 
@@ -262,7 +271,7 @@ mod tests {
             }
             let arrived: Vec<_> = arrived.into_iter().map(|inbound| opened(&mut reader, inbound)).collect();
             assert_eq!(arrived, expected, "in chunks of {size}");
-            assert_eq!((reader.inbox.capacity(), reader.fragments.capacity()), (0, 0));
+            assert!(reader.unfinished.is_none());
         }
     }
 
@@ -288,7 +297,7 @@ mod tests {
                 let _: Result<(), FrameFault> = reader.feed(chunk, &mut arrived);
             }
             assert!(reader.has_failed() || arrived.contains(&Inbound::Close(Some(1000))));
-            assert_eq!((reader.inbox.capacity(), reader.fragments.capacity()), (0, 0));
+            assert!(reader.unfinished.is_none());
         }
     }
 

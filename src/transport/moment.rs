@@ -1,0 +1,32 @@
+//! Moments of this node: half the size of an `Instant`, since every connection keeps some. Made by [`super::Bells`],
+//! which knows when the node began; never leave the process.
+
+use std::num::NonZero;
+use std::ops::Add;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Microseconds since the node began, and one: an absent one takes no room beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(NonZero<u64>);
+
+impl Moment {
+    /// That instant, or the node's beginning if that is later.
+    pub(super) fn since(begun: Instant, at: Instant) -> Self {
+        Self(NonZero::<u64>::MIN) + at.saturating_duration_since(begun)
+    }
+
+    /// How many whole periods have passed since the node began.
+    pub(super) fn periods(self, period: Duration) -> u32 {
+        u32::try_from(u128::from(self.0.get() - 1) / period.as_micros().max(1)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(later.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
