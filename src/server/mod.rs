@@ -2,6 +2,8 @@
 
 mod accept;
 mod connection;
+mod http1;
+mod parked;
 pub mod dev_cert;
 #[doc(hidden)] // public for its fuzz target
 pub mod proxy;

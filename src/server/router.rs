@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +22,8 @@ use crate::channel::ChannelName;
 use crate::close::{Fault, Kind};
 use crate::demo;
 use crate::metrics::Transport;
-use crate::transport::http::{self, Answer, Body, Call, STALL, typed};
+use crate::transport::http::{self, Answer, Body, Call, Handover, Manner, STALL, typed};
+use crate::transport::long_poll::Waiting;
 use crate::transport::{long_poll, rest, send, sse, websocket};
 
 /// What is read at most of a refused request's body, and how long that may take.
@@ -78,11 +81,11 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
     let mut call = Call {
         edge: Arc::clone(&context.edge),
         head,
-        address: context.address,
-        connection: context.id,
+        address: context.peer.address,
+        connection: context.peer.id,
         tls: context.tls,
         refusal: context.refusal.clone(),
-        guesses: Arc::clone(&context.guesses),
+        guesses: Arc::clone(&context.peer.guesses),
     };
     let well_formed = http::check(&call.head);
     let is_formed = well_formed.is_ok();
@@ -116,6 +119,10 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer.body_mut().set_serving(serving);
+    if !context.h2 {
+        let manner = Manner::of(&call.head, !body.is_end_stream());
+        answer.body_mut().hand_over(Arc::clone(&context.slot), manner);
+    }
     // Only an HTTP/2 stream has a task of its own, and one to watch over it.
     if let Ok(stall) = STALL.try_with(Arc::clone) {
         answer.body_mut().set_stall(stall);
@@ -142,14 +149,18 @@ async fn dispatch(
         Route::WebSocket { echo } if method == Method::GET => {
             let mut handshake = Request::from_parts(call.head.clone(), ());
             let (answer, upgrade) = websocket::accept(call, &mut handshake, *echo).await;
-            *context.upgrade.lock() = upgrade;
+            if let Some(upgrade) = upgrade {
+                context.slot.leave(Handover::WebSocket(Box::new(upgrade)));
+            }
             Ok(answer)
         }
         Route::Sse if method == Method::GET => sse::open(call).await,
         Route::Sse if method == Method::HEAD => sse::head(call).await,
         Route::Poll if method == Method::GET => {
             room(context).await?;
-            long_poll::poll(call).await
+            let waiting = long_poll::poll(call).await?;
+            let manner = Manner::of(&call.head, !body.is_end_stream());
+            answer_in_time(context, call, waiting, manner).await
         }
         Route::Poll if method == Method::HEAD => long_poll::head(call).await,
         Route::Send if method == Method::POST => send::send(call, body).await,
@@ -164,6 +175,25 @@ async fn dispatch(
         Route::DemoToken if method == Method::POST => rest::demo_token(call, body).await,
         _ => Err(Fault::new(Kind::MethodNotAllowed, format!("this resource does not know {method}"))),
     }
+}
+
+/// Answers a poll. One that has to wait leaves an HTTP/1 connection to do so, which ends this future with its request.
+async fn answer_in_time(
+    context: &Context,
+    call: &Call,
+    mut waiting: Waiting,
+    manner: Manner,
+) -> Result<Answer, Fault> {
+    if !context.h2 {
+        let at_once = poll_fn(|task| Poll::Ready(waiting.poll_answer(task))).await;
+        if let Poll::Ready(answer) = at_once {
+            return answer;
+        }
+        waiting.leave(call);
+        context.slot.leave(Handover::Poll(Box::new(waiting), manner));
+        return pending().await;
+    }
+    poll_fn(|task| waiting.poll_answer(task)).await
 }
 
 /// Waits with what may be a large answer until the client has taken enough of those before it. In HTTP/1 each waits for

@@ -41,17 +41,18 @@ const WRITE_BYTES: usize = 16 * 1024;
 /// Never: hyper serves a request in its stream's task, which [`Streams`](super::streams::Streams) has begun.
 pub async fn open(context: &Arc<Context>, call: &mut Call, echo: bool) -> Result<Answer, Fault> {
     let edge = &context.edge;
-    let room = context.places.take().ok_or_else(overloaded)?;
-    let (permit, refusal) = admit(edge, context.address, &room)?;
+    let places = context.places.as_ref().ok_or_else(overloaded)?;
+    let room = places.take().ok_or_else(overloaded)?;
+    let (permit, refusal) = admit(edge, context.peer.address, &room)?;
     call.refusal = refusal;
     call.connection = Uuid::new_v4();
     let (answer, upgrade) = websocket::accept_stream(call, echo).await;
     let on_upgrade = call.head.extensions.remove::<OnUpgrade>();
     if let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) {
-        debug!(connection = %upgrade.client_id, on = %context.id, address = %context.address, "a stream");
+        debug!(connection = %upgrade.client_id, on = %context.peer.id, address = %context.peer.address, "a stream");
         let let_go = LET_GO.with(Clone::clone).drop_guard();
         let held = Held { _room: room.permit, _address: permit, _serving: context.in_flight.begin() };
-        context.places.tasks.spawn(run(Arc::clone(edge), on_upgrade, upgrade, let_go, held));
+        places.tasks.spawn(run(Arc::clone(edge), on_upgrade, upgrade, let_go, held));
     }
     Ok(answer)
 }

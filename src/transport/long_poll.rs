@@ -1,16 +1,22 @@
 //! The long-poll transport: each answer is a function of the cursor it is asked with. Nothing stays on the node but the
 //! presence of who polls.
 
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::StatusCode;
-use tokio::time::{Instant, timeout_at};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
+use tokio::time::Sleep;
 
-use super::http::{Answer, Call, Opening, json};
-use super::{Caller, Doorbell, Subscriptions};
+use super::http::{Answer, Call, Opening, json, problem};
+use super::{Caller, Doorbell, Edge, Event, Subscriptions};
+use crate::auth::Origin;
 use crate::close::Fault;
-use crate::metrics::Transport;
+use crate::metrics::{ActiveGuard, Transport};
 use crate::presence::Lease;
 
 /// How long a poll waits if it does not say, and how long it may say.
@@ -19,15 +25,15 @@ const WAIT_SECONDS_MAX: u64 = 60;
 /// Bytes of envelopes in one answer: the next poll comes at once for the rest.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// Answers `GET /v1/poll`.
+/// Begins to answer `GET /v1/poll`.
 ///
 /// # Errors
 /// The refusal.
-pub async fn poll(call: &Call) -> Result<Answer, Fault> {
+pub async fn poll(call: &Call) -> Result<Waiting, Fault> {
     let (caller, opening) = admit(call).await?;
-    let edge = &caller.edge;
+    let edge = Arc::clone(&caller.edge);
     let patience = patience(call.query().number("wait")?);
-    let _active = edge.metrics.connection(Transport::Poll);
+    let active = edge.metrics.connection(Transport::Poll);
     let mut subscriptions = Subscriptions::new();
     let joined = caller.join_all(&mut subscriptions, &opening, Lease::Poll).await;
     let mut envelopes = Vec::new();
@@ -39,26 +45,109 @@ pub async fn poll(call: &Call) -> Result<Answer, Fault> {
         }
     }
     subscriptions.turn_by_cursors();
-    read(&caller, &mut subscriptions, &mut envelopes)?;
-    let mut deadline = Instant::now() + patience;
-    if let Some(left) = caller.who.expires_in() {
-        // The next poll is then refused.
-        deadline = deadline.min(Instant::now() + left);
-    }
-    let door = Doorbell::new(edge, subscriptions.wake());
+    // A token that runs out ends the wait: the next poll is then refused.
+    let patience = caller.who.expires_in().map_or(patience, |left| left.min(patience));
+    let door = Doorbell::new(&edge, subscriptions.wake());
     door.belongs_to(&caller.who);
-    let mut seen = 0;
-    while envelopes.is_empty() {
-        // A bell that rings for something else than news brings an empty read, and the next turn.
-        let rung = !edge.drain.has_begun() && timeout_at(deadline, subscriptions.wake().rung()).await.is_ok();
-        edge.may_stay(&caller.who, &mut seen)?;
-        if !rung {
-            break;
-        }
-        read(&caller, &mut subscriptions, &mut envelopes)?;
+    let deadline = Box::pin(tokio::time::sleep(patience));
+    let mut waiting = Waiting {
+        subscriptions,
+        envelopes,
+        deadline,
+        seen: 0,
+        owed: None,
+        caller,
+        _door: door,
+        _active: active,
+    };
+    waiting.read()?;
+    Ok(waiting)
+}
+
+/// A poll on its way to an answer.
+pub struct Waiting {
+    caller: Caller,
+    subscriptions: Subscriptions,
+    envelopes: Vec<Bytes>,
+    deadline: Pin<Box<Sleep>>,
+    /// The revocations that it has seen.
+    seen: u32,
+    /// Headers for the page that asks, if one does. A map of them would take 800 bytes.
+    owed: Option<Box<[(HeaderName, HeaderValue)]>>,
+    _door: Doorbell,
+    _active: ActiveGuard,
+}
+
+impl Waiting {
+    /// The node that it is on.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.caller.edge
     }
-    edge.metrics.sent(Transport::Poll, envelopes.len() as u64);
-    Ok(json(StatusCode::OK, body(&envelopes, &subscriptions.cursor_string(Some(edge.node)))))
+
+    /// Ready when there is something to say, the time is up or the node goes away.
+    pub fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Fault>> {
+        while self.envelopes.is_empty() {
+            let over = self.caller.edge.drain.has_begun();
+            // A bell that rings for something else than news brings an empty read, and the next turn.
+            if !over && self.subscriptions.wake().poll_rung(context).is_pending() {
+                ready!(self.deadline.as_mut().poll(context));
+                self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
+                break;
+            }
+            self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
+            if over {
+                break;
+            }
+            self.read()?;
+        }
+        let edge = &self.caller.edge;
+        edge.metrics.sent(Transport::Poll, self.envelopes.len() as u64);
+        let cursor = self.subscriptions.cursor_string(Some(edge.node));
+        Poll::Ready(Ok(json(StatusCode::OK, body(&self.envelopes, &cursor))))
+    }
+
+    /// Can do without its request from now on.
+    pub fn leave(&mut self, call: &Call) {
+        let mut owed = HeaderMap::new();
+        call.origin().write_cors(&mut owed);
+        if owed.len() > 1 {
+            let named = |(name, value): (Option<HeaderName>, _)| name.map(|name| (name, value));
+            // Each name of them stands there once.
+            self.owed = Some(owed.into_iter().filter_map(named).collect());
+        }
+    }
+
+    /// The answer to a request that is there no more, or the refusal, with all its headers.
+    pub fn poll_late_answer(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
+        let mut answer = ready!(self.poll_answer(context)).unwrap_or_else(|fault| {
+            self.caller.edge.metrics.fault(Transport::Poll, fault.kind);
+            problem(&fault)
+        });
+        match self.owed.take() {
+            Some(owed) => answer.headers_mut().extend(owed),
+            None => Origin::None.write_cors(answer.headers_mut()),
+        }
+        Poll::Ready(answer)
+    }
+
+    fn read(&mut self) -> Result<(), Fault> {
+        let Self { caller, subscriptions, envelopes, .. } = self;
+        let mut oldest = None;
+        subscriptions.read(&caller.edge, &caller.who.user_id, BATCH_BYTES, |event, _| {
+            if let (Event::Message(message), None) = (&event, oldest) {
+                oldest = Some(message.appended);
+            }
+            envelopes.push(match event {
+                Event::Message(message) => message.json.clone(),
+                Event::Gap(json) => json,
+                Event::Passing(json) => Bytes::copy_from_slice(json),
+            });
+        })?;
+        if let Some(appended) = oldest {
+            caller.edge.metrics.delivered(caller.edge.now().saturating_duration_since(appended));
+        }
+        Ok(())
+    }
 }
 
 /// How long to wait, if so many seconds were asked for.
@@ -86,24 +175,6 @@ async fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
         return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
     }
     Ok((caller, opening))
-}
-
-fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<Bytes>) -> Result<(), Fault> {
-    let mut oldest = None;
-    subscriptions.read(&caller.edge, &caller.who.user_id, BATCH_BYTES, |event, _| {
-        if let (super::Event::Message(message), None) = (&event, oldest) {
-            oldest = Some(message.appended);
-        }
-        envelopes.push(match event {
-            super::Event::Message(message) => message.json.clone(),
-            super::Event::Gap(json) => json,
-            super::Event::Passing(json) => Bytes::copy_from_slice(json),
-        });
-    })?;
-    if let Some(appended) = oldest {
-        caller.edge.metrics.delivered(caller.edge.now().saturating_duration_since(appended));
-    }
-    Ok(())
 }
 
 fn body(envelopes: &[Bytes], cursor: &str) -> Vec<u8> {

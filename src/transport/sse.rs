@@ -2,10 +2,10 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 use tokio::time::{Instant, Sleep};
@@ -31,15 +31,15 @@ const BATCH_BYTES: usize = 16 * 1024;
 pub async fn open(call: &Call) -> Result<Answer, Fault> {
     let (caller, opening) = admit(call).await?;
     let mut subscriptions = Subscriptions::new();
-    let mut head = format!("retry: {RETRY_MS}\n\n").into_bytes();
-    push_event(&mut head, None, &Caller::established(&caller.edge, caller.client_id, Some(&caller.who)));
+    let mut first = format!("retry: {RETRY_MS}\n\n").into_bytes();
+    push_event(&mut first, 0, None, &Caller::established(&caller.edge, caller.client_id, Some(&caller.who)));
     let joined = caller.join_all(&mut subscriptions, &opening, Lease::Stream).await;
     let cursor = subscriptions.cursor_string(None);
     for joined in joined {
-        push_event(&mut head, Some(&cursor), &joined?);
+        push_event(&mut first, 0, Some(&cursor), &joined?);
     }
     caller.edge.metrics.sent(Transport::Sse, 1 + opening.joins.len() as u64);
-    let body = Content::Events(Box::new(SseBody::new(caller, subscriptions, head.into())));
+    let body = Content::Events(Some(first.into()), Box::new(SseBody::new(caller, subscriptions)));
     Ok(answer(call, body.into()))
 }
 
@@ -78,16 +78,15 @@ fn answer(call: &Call, body: Body) -> Answer {
     answer
 }
 
-/// The stream of one subscriber.
+/// The stream of one subscriber, behind what it opens with.
 pub struct SseBody {
     caller: Caller,
     subscriptions: Subscriptions,
-    head: Option<Bytes>,
     clock: Pin<Box<Sleep>>,
     comment_due: Instant,
     expires: Option<Instant>,
     /// A drain has begun: when to go, and when the client is to come back.
-    leave: Option<(Instant, Duration)>,
+    leave: Option<Box<(Instant, Duration)>>,
     ended: bool,
     /// The revocations that it has seen.
     seen: u32,
@@ -96,14 +95,13 @@ pub struct SseBody {
 }
 
 impl SseBody {
-    fn new(caller: Caller, subscriptions: Subscriptions, head: Bytes) -> Self {
+    fn new(caller: Caller, subscriptions: Subscriptions) -> Self {
         let comment_due = Instant::now() + COMMENT_INTERVAL;
         let expires = caller.who.expires_in().map(|left| Instant::now() + left);
         let door = Doorbell::new(&caller.edge, subscriptions.wake());
         door.belongs_to(&caller.who);
         Self {
             subscriptions,
-            head: Some(head),
             clock: Box::pin(tokio::time::sleep_until(comment_due)),
             comment_due,
             expires,
@@ -116,11 +114,18 @@ impl SseBody {
         }
     }
 
-    /// The next bytes of the stream; `None` at its end.
-    pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(head) = self.head.take() {
-            return Poll::Ready(Some(head));
-        }
+    /// The node that it is on.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.caller.edge
+    }
+
+    /// Whether all of it was given.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The next bytes of the stream, behind `lead` bytes for the caller's own; `None` at its end.
+    pub fn poll_chunk(&mut self, context: &mut Context<'_>, lead: usize) -> Poll<Option<Vec<u8>>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -128,23 +133,17 @@ impl SseBody {
             // Before there is more to read, which under load there always is.
             if self.leave.is_none() && self.caller.edge.drain.has_begun() {
                 let (leave, retry) = self.caller.edge.drain.spread();
-                self.leave = Some((Instant::now() + leave, retry));
+                self.leave = Some(Box::new((Instant::now() + leave, retry)));
             }
-            if let Err(fault) = self.caller.edge.may_stay(&self.caller.who, &mut self.seen) {
-                return Poll::Ready(Some(self.end(&fault)));
-            }
-            if let Some(chunk) = self.tick() {
-                return Poll::Ready(Some(chunk));
-            }
-            match self.read() {
-                Ok(chunk) if !chunk.is_empty() => return Poll::Ready(Some(chunk.into())),
+            match self.next(lead) {
+                Ok(chunk) if !chunk.is_empty() => return Poll::Ready(Some(chunk)),
                 Ok(_) => {}
-                Err(fault) => return Poll::Ready(Some(self.end(&fault))),
+                Err(fault) => return Poll::Ready(Some(self.end(&fault, lead))),
             }
             if self.subscriptions.wake().poll_rung(context).is_ready() {
                 continue;
             }
-            let due = [self.expires, self.leave.map(|(at, _)| at)];
+            let due = [self.expires, self.leave.as_ref().map(|leave| leave.0)];
             let due = due.into_iter().flatten().fold(self.comment_due, Instant::min);
             if self.clock.deadline() != due {
                 self.clock.as_mut().reset(due);
@@ -153,16 +152,23 @@ impl SseBody {
         }
     }
 
-    fn read(&mut self) -> Result<Vec<u8>, Fault> {
-        let edge: &Edge = &self.caller.edge;
+    /// What there is now; no bytes if there is nothing.
+    fn next(&mut self, lead: usize) -> Result<Vec<u8>, Fault> {
+        self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
         let mut chunk = Vec::new();
+        if self.tick()? {
+            chunk.resize(lead, 0);
+            chunk.extend_from_slice(b":\n\n");
+            return Ok(chunk);
+        }
+        let edge: &Edge = &self.caller.edge;
         let (mut count, mut oldest) = (0, None);
         self.subscriptions.read(edge, &self.caller.who.user_id, BATCH_BYTES, |event, moment| {
             let cursor = match event {
                 Event::Passing(_) => None,
                 Event::Message(_) | Event::Gap(_) => Some(moment.cursor_string()),
             };
-            push_event(&mut chunk, cursor.as_deref(), event.json());
+            push_event(&mut chunk, lead, cursor.as_deref(), event.json());
             count += 1;
             if let (Event::Message(message), None) = (&event, oldest) {
                 oldest = Some(message.appended);
@@ -175,44 +181,48 @@ impl SseBody {
         Ok(chunk)
     }
 
-    fn tick(&mut self) -> Option<Bytes> {
+    /// Whether a comment is due.
+    fn tick(&mut self) -> Result<bool, Fault> {
         let now = Instant::now();
-        if let Some((at, retry)) = self.leave
-            && at <= now
+        if let Some((at, retry)) = self.leave.as_deref()
+            && *at <= now
         {
-            return Some(
-                self.end(&Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry)),
-            );
+            return Err(Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(*retry));
         }
         if self.expires.is_some_and(|at| at <= now) {
-            return Some(self.end(&Fault::new(Kind::AuthenticationFailed, "the token has expired")));
+            return Err(Fault::new(Kind::AuthenticationFailed, "the token has expired"));
         }
-        if self.comment_due <= now {
+        let is_due = self.comment_due <= now;
+        if is_due {
             self.comment_due = now + COMMENT_INTERVAL;
-            return Some(Bytes::from_static(b":\n\n"));
         }
-        None
+        Ok(is_due)
     }
 
     /// The last chunk. A restart is only a `retry:`; everything else is told.
-    fn end(&mut self, fault: &Fault) -> Bytes {
+    fn end(&mut self, fault: &Fault, lead: usize) -> Vec<u8> {
         self.ended = true;
         let metrics = &self.caller.edge.metrics;
         metrics.closed(Transport::Sse, fault.kind.code(), fault.kind.reason());
-        let mut chunk = Vec::new();
+        let mut chunk = vec![0; lead];
         if let Some(ms) = fault.retry_after_ms() {
             chunk.extend_from_slice(format!("retry: {ms}\n\n").as_bytes());
         }
         if fault.kind != Kind::Restart {
             metrics.fault(Transport::Sse, fault.kind);
-            push_event(&mut chunk, None, &envelope::encode_error(fault, None));
+            push_event(&mut chunk, lead, None, &envelope::encode_error(fault, None));
         }
-        chunk.into()
+        chunk
     }
 }
 
-/// One event (WHATWG HTML §9.2.6). Envelopes are one line, so `data` is one field.
-fn push_event(chunk: &mut Vec<u8>, id: Option<&str>, json: &[u8]) {
+/// One event (WHATWG HTML §9.2.6), behind `lead` bytes if it is the first. Envelopes are one line, so `data` is one field.
+fn push_event(chunk: &mut Vec<u8>, lead: usize, id: Option<&str>, json: &[u8]) {
+    if chunk.is_empty() {
+        // Mostly it remains the only one: one allocation, the caller's last bytes included.
+        chunk.reserve(lead + id.map_or(0, str::len) + json.len() + 16);
+        chunk.resize(lead, 0);
+    }
     if let Some(id) = id {
         chunk.extend_from_slice(b"id: ");
         chunk.extend_from_slice(id.as_bytes());

@@ -11,7 +11,7 @@ use hyper::http::HeaderValue;
 use hyper::{HeaderMap, Response, StatusCode, header};
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use super::{Call, Serving, Stall};
+use super::{Call, Handover, Manner, Serving, Slot, Stall};
 use crate::close::{Fault, Kind};
 use crate::envelope;
 use crate::transport::sse::SseBody;
@@ -28,19 +28,23 @@ pub struct Body {
     content: Content,
     serving: Option<Serving>,
     stall: Option<Arc<Stall>>,
+    /// Where a stream goes when hyper has its head.
+    slot: Option<(Arc<Slot>, Manner)>,
 }
 
 /// What a body holds.
 pub enum Content {
     /// Finished bytes.
     Full(Option<Bytes>),
-    /// A stream of events.
-    Events(Box<SseBody>),
+    /// A stream of events, and what it opens with.
+    Events(Option<Bytes>, Box<SseBody>),
+    /// It was a stream, which the connection has now.
+    HandedOver,
 }
 
 impl Body {
     /// No bytes.
-    pub const EMPTY: Self = Self { content: Content::Full(None), serving: None, stall: None };
+    pub const EMPTY: Self = Self { content: Content::Full(None), serving: None, stall: None, slot: None };
 
     /// Counts as being served until this body has ended.
     pub fn set_serving(&mut self, serving: Serving) {
@@ -51,6 +55,11 @@ impl Body {
     pub fn set_stall(&mut self, stall: Arc<Stall>) {
         self.stall = Some(stall);
         self.count_waiting();
+    }
+
+    /// A stream of events is handed over once its first bytes are written: what goes on is the connection's.
+    pub fn hand_over(&mut self, slot: Arc<Slot>, manner: Manner) {
+        self.slot = Some((slot, manner));
     }
 
     fn count_waiting(&mut self) {
@@ -67,7 +76,7 @@ impl Body {
 
 impl From<Content> for Body {
     fn from(content: Content) -> Self {
-        Self { content, serving: None, stall: None }
+        Self { content, serving: None, stall: None, slot: None }
     }
 }
 
@@ -86,7 +95,18 @@ impl hyper::body::Body for Body {
         let chunk = match &mut this.content {
             Content::Full(bytes) if this.stall.is_some() => Poll::Ready(take_piece(bytes)),
             Content::Full(bytes) => Poll::Ready(bytes.take()),
-            Content::Events(events) => events.poll_chunk(context),
+            Content::Events(first, _) if first.is_some() => Poll::Ready(first.take()),
+            Content::Events(_, events) if this.slot.is_none() => {
+                events.poll_chunk(context, 0).map(|chunk| chunk.map(Bytes::from))
+            }
+            Content::Events(..) => {
+                let content = std::mem::replace(&mut this.content, Content::HandedOver);
+                if let (Content::Events(_, events), Some((slot, manner))) = (content, this.slot.take()) {
+                    slot.leave(Handover::Events(events, manner));
+                }
+                Poll::Pending
+            }
+            Content::HandedOver => Poll::Pending,
         };
         if let (Poll::Ready(Some(_)), Some(stall)) = (&chunk, &this.stall) {
             stall.begin();
@@ -98,7 +118,7 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Content::Events(_) => false,
+            Content::Events(..) | Content::HandedOver => false,
         }
     }
 
@@ -107,7 +127,7 @@ impl hyper::body::Body for Body {
             Content::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Content::Events(_) => SizeHint::default(),
+            Content::Events(..) | Content::HandedOver => SizeHint::default(),
         }
     }
 }

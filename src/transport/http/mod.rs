@@ -3,11 +3,13 @@
 mod answer;
 mod call;
 mod form;
+mod handover;
 mod in_flight;
 mod stall;
 
 pub use answer::{Answer, Body, Content, json, problem, refusal_stream, typed};
 pub use call::{Call, Opening, Query};
 pub use form::check;
+pub use handover::{Handover, Manner, Slot};
 pub use in_flight::{InFlight, Serving};
 pub use stall::{STALL, Stall};

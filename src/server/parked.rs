@@ -1,0 +1,246 @@
+//! A connection of HTTP/1 on which somebody waits: an event stream's subscriber, or a poll without an answer yet. It is
+//! all there is of the connection then, beside its socket: no request, no hyper, and no buffer until there is something
+//! to write. Begun and followed by `server/http1.rs`; knows chunks, but no events.
+
+use std::io::{self, Write as _};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::time::{Instant, Sleep};
+use tokio_util::either::Either;
+
+use super::connection::{Peer, Phase, Stream, finish};
+use super::http1::Http1;
+use crate::transport::Edge;
+use crate::transport::http::{Answer, Manner};
+use crate::transport::long_poll::Waiting;
+use crate::transport::sse::SseBody;
+
+/// What a client may send behind a request that waits before it is read no further (RFC 9112 §9.3.2: it may pipeline).
+const UNREAD_BYTES: usize = 8 * 1024;
+/// How much one read takes at most: on the stack, so that an idle connection holds nothing.
+const READ_BYTES: usize = 2048;
+/// Between looks after a client that is read no further.
+const LOOK: Duration = Duration::from_secs(2);
+/// Room for a chunk's size (RFC 9112 §7.1): 8 digits are 4 GB.
+const SIZE_BYTES: usize = 10;
+
+/// Who waits, and on what.
+pub struct Parked<W> {
+    who: W,
+    line: Line,
+}
+
+/// A stream of events on its way out.
+pub struct Events {
+    body: SseBody,
+    /// The chunk that is being written, as far as it is not `written`.
+    out: Vec<u8>,
+    written: usize,
+}
+
+/// The connection under it.
+pub struct Line {
+    peer: Peer,
+    stream: Stream,
+    manner: Manner,
+    /// What stands behind the request that waits: mostly nothing.
+    behind: Option<Box<Behind>>,
+}
+
+/// What a client has sent behind a request that waits.
+#[derive(Default)]
+struct Behind {
+    unread: Vec<u8>,
+    /// When to look after the client, if it is read no further.
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl Parked<Events> {
+    /// Writes the stream's events from now on.
+    pub fn events(body: SseBody, line: Line) -> Box<Self> {
+        Box::new(Self { who: Events { body, out: Vec::new(), written: 0 }, line })
+    }
+
+    /// Writes events until the stream or the connection ends, or is free for another request.
+    pub async fn run(mut self: Box<Self>) -> Option<Phase> {
+        let is_whole = std::future::poll_fn(|task| self.poll_events(task)).await;
+        // Boxed: an idle connection must not hold what its end needs.
+        Box::pin(self.end(is_whole)).await
+    }
+
+    /// Ready at the end: whether the client has all of it.
+    fn poll_events(&mut self, task: &mut Context<'_>) -> Poll<bool> {
+        let Self { who: events, line } = self;
+        if line.poll_gone(task).is_ready() {
+            return Poll::Ready(false);
+        }
+        loop {
+            if ready!(events.poll_write(&mut line.stream, task)).is_err() {
+                return Poll::Ready(false);
+            }
+            let Some(chunk) = ready!(events.body.poll_chunk(task, SIZE_BYTES)) else {
+                return Poll::Ready(true);
+            };
+            (events.out, events.written) = (chunk, SIZE_BYTES);
+            if !line.manner.is_old {
+                events.written = as_chunk(&mut events.out, events.body.has_ended());
+            }
+        }
+    }
+
+    async fn end(self: Box<Self>, is_whole: bool) -> Option<Phase> {
+        let Self { who: events, line } = *self;
+        let edge = Arc::clone(events.body.edge());
+        // Given back before the goodbye, which may take a while.
+        drop(events);
+        // RFC 9112 §9.3: without chunks the end of the connection is the end of the stream.
+        if is_whole && line.manner.persists && !line.manner.is_old && !edge.drain.has_begun() {
+            return Some(Phase::Http(Box::new(line.into_http(edge))));
+        }
+        finish(line.stream).await;
+        None
+    }
+}
+
+impl Parked<Waiting> {
+    /// Waits for the poll's answer from now on.
+    pub fn poll(who: Waiting, line: Line) -> Box<Self> {
+        Box::new(Self { who, line })
+    }
+
+    /// Waits for the answer, and goes back with it to where requests are answered.
+    pub async fn run(mut self: Box<Self>) -> Option<Phase> {
+        let answer = std::future::poll_fn(|task| {
+            if self.line.poll_gone(task).is_ready() {
+                return Poll::Ready(None);
+            }
+            self.who.poll_late_answer(task).map(|answer| Some(Box::new(answer)))
+        });
+        let answer = answer.await;
+        Box::pin(self.end(answer)).await
+    }
+
+    async fn end(self: Box<Self>, answer: Option<Box<Answer>>) -> Option<Phase> {
+        let Self { who: poll, mut line } = *self;
+        let edge = Arc::clone(poll.edge());
+        drop(poll);
+        let Some(answer) = answer else {
+            finish(line.stream).await;
+            return None;
+        };
+        line.manner.persists &= !edge.drain.has_begun();
+        let manner = line.manner;
+        Some(Phase::Http(Box::new(line.into_http(edge).answering(*answer, manner))))
+    }
+}
+
+impl Events {
+    /// Ready when nothing is left to write.
+    fn poll_write(&mut self, stream: &mut Stream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut stream = Pin::new(stream);
+        while self.written < self.out.len() {
+            match ready!(stream.as_mut().poll_write(task, &self.out[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.written += written,
+            }
+        }
+        // Over TLS the records of the last write may still be in rustls.
+        ready!(stream.poll_flush(task))?;
+        self.out = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Line {
+    /// A connection that was taken off hyper with `unread` bytes behind the request of that manner.
+    pub fn new(peer: Peer, stream: Stream, unread: &[u8], manner: Manner) -> Self {
+        let behind = (!unread.is_empty()).then(|| Behind { unread: unread.to_vec(), look: None });
+        Self { peer, stream, manner, behind: behind.map(Box::new) }
+    }
+
+    /// Gives it back. What stands behind the last request is no request.
+    fn into_http(self, edge: Arc<Edge>) -> Http1 {
+        let behind = self.behind.filter(|_| self.manner.persists);
+        Http1::again(edge, self.peer, self.stream, behind.map(|behind| behind.unread).unwrap_or_default())
+    }
+
+    /// Ready when the client is gone. Until then keeps what it sends, for later.
+    fn poll_gone(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let room =
+                UNREAD_BYTES.saturating_sub(self.behind.as_ref().map_or(0, |behind| behind.unread.len()));
+            if room == 0 {
+                return self.poll_closed(task);
+            }
+            let mut buffer = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut buffer = ReadBuf::uninit(&mut buffer[..room.min(READ_BYTES)]);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(());
+            }
+            self.behind.get_or_insert_default().unread.extend_from_slice(buffer.filled());
+        }
+    }
+
+    /// The same for a client that is read no further: its end stands behind what is not read.
+    fn poll_closed(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        let socket = match &self.stream {
+            Either::Left(socket) => socket,
+            Either::Right(tls) => tls.get_ref().0,
+        };
+        let look = &mut self.behind.get_or_insert_default().look;
+        let look = look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+        loop {
+            ready!(look.as_mut().poll(task));
+            if socket.is_closed_by_client() {
+                return Poll::Ready(());
+            }
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
+    }
+}
+
+/// Makes a chunk (RFC 9112 §7.1) of what stands behind the room for its size, the last one if that `is_last`; returns
+/// where it begins.
+fn as_chunk(chunk: &mut Vec<u8>, is_last: bool) -> usize {
+    let mut size = [0; SIZE_BYTES];
+    let mut rest = &mut size[..];
+    write!(rest, "{:x}\r\n", chunk.len() - SIZE_BYTES).expect("a chunk has less than 4 GB");
+    let length = SIZE_BYTES - rest.len();
+    chunk[SIZE_BYTES - length..SIZE_BYTES].copy_from_slice(&size[..length]);
+    chunk.extend_from_slice(if is_last { b"\r\n0\r\n\r\n" } else { b"\r\n" });
+    SIZE_BYTES - length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_says_its_size_and_the_last_one_that_it_is() {
+        for (bytes, is_last, expected) in [
+            (&b":\n\n"[..], false, "3\r\n:\n\n\r\n".to_owned()),
+            (&b"retry: 1\n\n"[..], true, "a\r\nretry: 1\n\n\r\n0\r\n\r\n".to_owned()),
+            (&[b'x'; 0x1234][..], false, format!("1234\r\n{}\r\n", "x".repeat(0x1234))),
+        ] {
+            let mut chunk = [&[0; SIZE_BYTES], bytes].concat();
+            let begin = as_chunk(&mut chunk, is_last);
+            assert_eq!(std::str::from_utf8(&chunk[begin..]).unwrap(), expected);
+        }
+    }
+
+    /// The largest part of an idle subscriber that is ours: the allocator has no size between 320 and 384.
+    #[test]
+    fn who_waits_fits_its_size_class() {
+        assert!(size_of::<Parked<Events>>() <= 320, "{}", size_of::<Parked<Events>>());
+        assert!(size_of::<Parked<Waiting>>() <= 320, "{}", size_of::<Parked<Waiting>>());
+    }
+}
