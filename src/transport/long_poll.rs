@@ -1,8 +1,6 @@
 //! The long-poll transport: each answer is a function of the cursor it is asked with. Nothing stays on the node but the
 //! presence of who polls.
 
-use std::future::Future as _;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,10 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
-use tokio::time::Sleep;
 
 use super::http::{Answer, Call, Opening, json, problem};
-use super::{Caller, Doorbell, Edge, Event, Subscriptions};
+use super::{Caller, Doorbell, Edge, Event, Moment, Subscriptions};
 use crate::auth::Origin;
 use crate::close::Fault;
 use crate::metrics::{ActiveGuard, Transport};
@@ -47,9 +44,10 @@ pub async fn poll(call: &Call) -> Result<Waiting, Fault> {
     subscriptions.turn_by_cursors();
     // A token that runs out ends the wait: the next poll is then refused.
     let patience = caller.who.expires_in().map_or(patience, |left| left.min(patience));
-    let door = Doorbell::new(&edge, subscriptions.wake());
+    let mut door = Doorbell::new(&edge, subscriptions.wake());
     door.belongs_to(&caller.who);
-    let deadline = Box::pin(tokio::time::sleep(patience));
+    let deadline = edge.bells.now() + patience;
+    door.ring_at(deadline);
     let mut waiting = Waiting {
         subscriptions,
         envelopes,
@@ -69,7 +67,7 @@ pub struct Waiting {
     caller: Caller,
     subscriptions: Subscriptions,
     envelopes: Vec<Bytes>,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Moment,
     /// The revocations that it has seen.
     seen: u32,
     /// Headers for the page that asks, if one does. A map of them would take 800 bytes.
@@ -87,12 +85,11 @@ impl Waiting {
     /// Ready when there is something to say, the time is up or the node goes away.
     pub fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Fault>> {
         while self.envelopes.is_empty() {
-            let over = self.caller.edge.drain.has_begun();
+            let edge = &self.caller.edge;
+            let over = edge.drain.has_begun() || self.deadline <= edge.bells.now();
             // A bell that rings for something else than news brings an empty read, and the next turn.
-            if !over && self.subscriptions.wake().poll_rung(context).is_pending() {
-                ready!(self.deadline.as_mut().poll(context));
-                self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
-                break;
+            if !over {
+                ready!(self.subscriptions.wake().poll_rung(context));
             }
             self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
             if over {

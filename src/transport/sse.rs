@@ -1,17 +1,14 @@
 //! The SSE transport (WHATWG HTML §9.2): one stream of events, each an envelope, its `id` the cursor after it.
 
-use std::future::Future as _;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
-use tokio::time::{Instant, Sleep};
 
 use super::http::{Answer, Body, Call, Content, Opening};
-use super::{Caller, Doorbell, Edge, Event, Subscriptions};
+use super::{Caller, Doorbell, Edge, Event, Moment, Subscriptions};
 use crate::close::{Fault, Kind};
 use crate::envelope;
 use crate::metrics::{ActiveGuard, Transport};
@@ -82,33 +79,31 @@ fn answer(call: &Call, body: Body) -> Answer {
 pub struct SseBody {
     caller: Caller,
     subscriptions: Subscriptions,
-    clock: Pin<Box<Sleep>>,
-    comment_due: Instant,
-    expires: Option<Instant>,
+    comment_due: Moment,
+    expires: Option<Moment>,
     /// A drain has begun: when to go, and when the client is to come back.
-    leave: Option<Box<(Instant, Duration)>>,
+    leave: Option<Box<(Moment, Duration)>>,
     ended: bool,
     /// The revocations that it has seen.
     seen: u32,
-    _door: Doorbell,
+    door: Doorbell,
     _active: ActiveGuard,
 }
 
 impl SseBody {
     fn new(caller: Caller, subscriptions: Subscriptions) -> Self {
-        let comment_due = Instant::now() + COMMENT_INTERVAL;
-        let expires = caller.who.expires_in().map(|left| Instant::now() + left);
+        let now = caller.edge.bells.now();
+        let expires = caller.who.expires_in().map(|left| now + left);
         let door = Doorbell::new(&caller.edge, subscriptions.wake());
         door.belongs_to(&caller.who);
         Self {
             subscriptions,
-            clock: Box::pin(tokio::time::sleep_until(comment_due)),
-            comment_due,
+            comment_due: now + COMMENT_INTERVAL,
             expires,
             leave: None,
             ended: false,
             seen: 0,
-            _door: door,
+            door,
             _active: caller.edge.metrics.connection(Transport::Sse),
             caller,
         }
@@ -133,22 +128,16 @@ impl SseBody {
             // Before there is more to read, which under load there always is.
             if self.leave.is_none() && self.caller.edge.drain.has_begun() {
                 let (leave, retry) = self.caller.edge.drain.spread();
-                self.leave = Some(Box::new((Instant::now() + leave, retry)));
+                self.leave = Some(Box::new((self.caller.edge.bells.now() + leave, retry)));
             }
             match self.next(lead) {
                 Ok(chunk) if !chunk.is_empty() => return Poll::Ready(Some(chunk)),
                 Ok(_) => {}
                 Err(fault) => return Poll::Ready(Some(self.end(&fault, lead))),
             }
-            if self.subscriptions.wake().poll_rung(context).is_ready() {
-                continue;
-            }
             let due = [self.expires, self.leave.as_ref().map(|leave| leave.0)];
-            let due = due.into_iter().flatten().fold(self.comment_due, Instant::min);
-            if self.clock.deadline() != due {
-                self.clock.as_mut().reset(due);
-            }
-            ready!(self.clock.as_mut().poll(context));
+            self.door.ring_at(due.into_iter().flatten().fold(self.comment_due, Moment::min));
+            ready!(self.subscriptions.wake().poll_rung(context));
         }
     }
 
@@ -183,7 +172,7 @@ impl SseBody {
 
     /// Whether a comment is due.
     fn tick(&mut self) -> Result<bool, Fault> {
-        let now = Instant::now();
+        let now = self.caller.edge.bells.now();
         if let Some((at, retry)) = self.leave.as_deref()
             && *at <= now
         {
