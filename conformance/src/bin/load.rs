@@ -13,7 +13,8 @@ use conformance::edge::{Edge, Settings, environment};
 use conformance::feed::Transport;
 use conformance::load::bench::{Case, Report, Scale, charts, tables};
 use conformance::load::{
-    self, Audience, Handshakes, Idle, Kind, Saturation, Soak, Storm, Stream, Subject, Tools, Until,
+    self, Audience, Comparison, Fairness, Growth, GrowthReport, Handshakes, Idle, Kind, Recorded, Saturation,
+    Soak, Storm, Stream, Subject, Tools, Until,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -28,7 +29,7 @@ struct Arguments {
     server: ServerArguments,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct ServerArguments {
     /// Which server is started for it.
     #[arg(long, global = true, default_value = "tidegate")]
@@ -145,6 +146,54 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         missed: u32,
     },
+    /// A channel of two beside a large busy one: does it wait for it?
+    Fairness {
+        /// Over which transport.
+        #[arg(long, default_value = "websocket")]
+        transport: Transport,
+        /// Members of the large one.
+        #[arg(long, default_value_t = 5_000)]
+        subscribers: usize,
+        /// Messages per second to the large one.
+        #[arg(long, default_value_t = 10.0)]
+        rate: f64,
+        /// Messages per second to the small one.
+        #[arg(long, default_value_t = 100.0)]
+        small_rate: f64,
+        /// For how long.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Size of a message's data.
+        #[arg(long, default_value_t = 128)]
+        bytes: usize,
+    },
+    /// What a unit of work costs as there is more of something; each point on a server of its own.
+    Grow {
+        /// Of what.
+        what: Growth,
+        /// How much of it, with commas between; without, the points of the bench.
+        #[arg(long, value_delimiter = ',')]
+        points: Vec<u64>,
+        /// Over which transport.
+        #[arg(long, default_value = "websocket")]
+        transport: Transport,
+        /// How long messages are sent at each point.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
+    /// Memory of idle connections on each transport, plain and TLS, held against `benches/memory.json`: fails when one
+    /// has grown by more than a fifth.
+    Memory {
+        /// How many of each kind.
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+        /// Seconds of rest before the memory is looked at; the allocator gives back what it does not need in ten.
+        #[arg(long, default_value_t = 12)]
+        settle: u64,
+        /// Writes what was measured there instead.
+        #[arg(long)]
+        record: bool,
+    },
     /// All of it, of every server, one after the other: tables, plots and a file with all figures.
     Bench {
         /// A look in a few minutes instead of figures to keep.
@@ -207,6 +256,23 @@ async fn main() -> anyhow::Result<ExitCode> {
             write_into(&report, &document)?;
             true
         }
+        Command::Grow { what, points, transport, seconds } => {
+            let points = if points.is_empty() { what.points(false, descriptors) } else { points };
+            let mut report = GrowthReport::default();
+            for at in points {
+                let subject = server.clone().start(what.settings(at, Settings::open())).await?;
+                let duration = Duration::from_secs(seconds);
+                let measure = move |subject: &Subject| load::growth(subject, what, at, transport, duration);
+                let point = load::on_a_thread(&subject, measure).await?;
+                eprint!("{}", load::table(&point));
+                report.points.push(point);
+            }
+            println!("{}", serde_json::to_string(&report)?);
+            report.is_clean()
+        }
+        Command::Memory { connections, settle, record } => {
+            memory(&server, connections, Duration::from_secs(settle), record).await?
+        }
         command => {
             anyhow::ensure!(
                 descriptors > command.connections() + 100,
@@ -231,8 +297,13 @@ impl Command {
             | Self::Burst { subscribers: many, .. }
             | Self::Saturation { subscribers: many, .. }
             | Self::Storm { subscribers: many, .. }
+            | Self::Fairness { subscribers: many, .. }
             | Self::Handshakes { at_once: many, .. } => *many as u64,
-            Self::Soak { .. } | Self::Bench { .. } | Self::Show { .. } => 0,
+            Self::Soak { .. }
+            | Self::Bench { .. }
+            | Self::Show { .. }
+            | Self::Grow { .. }
+            | Self::Memory { .. } => 0,
         }
     }
 
@@ -243,7 +314,7 @@ impl Command {
         Ok(match self {
             Self::Idle { transport, connections, settle, at_once } => {
                 let audience = Audience { at_once, ..audience(transport, connections, 1) };
-                let report = load::idle(subject, &Idle { audience, settle: Duration::from_secs(settle) })?;
+                let report = load::idle(subject, &Idle::of(audience, Duration::from_secs(settle)))?;
                 show(&report)?.is_clean()
             }
             Self::Fanout { transport, subscribers, channels, rate, seconds, bytes } => {
@@ -279,11 +350,50 @@ impl Command {
                 let audience = audience(transport, subscribers, 1);
                 show(&load::storm(subject, &Storm { audience, missed, data_bytes: 128 })?)?.is_clean()
             }
-            Self::Soak { .. } | Self::Bench { .. } | Self::Show { .. } => {
+            Self::Fairness { transport, subscribers, rate, small_rate, seconds, bytes } => {
+                let (audience, duration) =
+                    (audience(transport, subscribers, 1), Duration::from_secs(seconds));
+                let plan = Fairness { audience, rate, small_rate, duration, data_bytes: bytes };
+                show(&load::fairness(subject, &plan)?)?.is_clean()
+            }
+            Self::Soak { .. }
+            | Self::Bench { .. }
+            | Self::Show { .. }
+            | Self::Grow { .. }
+            | Self::Memory { .. } => {
                 unreachable!("it is no measurement of one server alone")
             }
         })
     }
+}
+
+async fn memory(
+    server: &ServerArguments,
+    connections: usize,
+    settle: Duration,
+    record: bool,
+) -> anyhow::Result<bool> {
+    let (file, build) = (Recorded::file(), Recorded::build());
+    let mut recorded = if file.exists() { Recorded::read(&file)? } else { Recorded::default() };
+    let mut measured: Vec<Comparison> = Vec::new();
+    for tls in [false, true] {
+        for transport in Transport::ALL {
+            let subject = ServerArguments { tls, ..server.clone() }.start(Settings::open()).await?;
+            let audience = Audience { transport, subscribers: connections, channels: 1, at_once: 64 };
+            let plan = Idle::of(audience, settle);
+            let report = load::on_a_thread(&subject, move |subject| load::idle(subject, &plan)).await?;
+            anyhow::ensure!(report.is_clean(), "{report:?}");
+            let bytes = report.dirty_bytes_per_connection.context("the server's process is not known")?;
+            measured.push(recorded.compare(build, transport, tls, bytes));
+        }
+    }
+    eprint!("{}", load::comparisons(&measured));
+    println!("{}", serde_json::to_string(&measured)?);
+    if record {
+        recorded.record(build, &measured, &file)?;
+        eprintln!("recorded in {}", file.display());
+    }
+    Ok(record || measured.iter().all(Comparison::holds))
 }
 
 async fn bench(server: ServerArguments, scale: Scale, out: &Path) -> anyhow::Result<bool> {

@@ -66,7 +66,8 @@ pub struct HandshakesReport {
 
 struct Rush<'a> {
     subject: &'a Subject,
-    address: Address,
+    /// Of each slot's client: each has tickets of its own, since one is good for one connection only (RFC 8446 §C.4).
+    addresses: Vec<Address>,
     plan: Handshakes,
     way: Way,
     channel: String,
@@ -89,7 +90,9 @@ pub fn handshakes(subject: &Subject, plan: &Handshakes) -> io::Result<Handshakes
     };
     let mut rush = Rush {
         subject,
-        address: if plan.resumed { subject.resuming() } else { subject.address.clone() },
+        addresses: (0..plan.at_once)
+            .map(|_| if plan.resumed { subject.resuming() } else { subject.address.clone() })
+            .collect(),
         plan: *plan,
         way: Way { kind: subject.kind, role },
         channel: format!("load:{:08x}", rand::random::<u32>()),
@@ -155,7 +158,7 @@ impl Rush<'_> {
 
     fn begin(&mut self, slot: usize) -> Option<Member> {
         self.begun += 1;
-        match Socket::connect(&self.address, source(self.begun), self.poll.registry(), Token(slot)) {
+        match Socket::connect(&self.addresses[slot], source(self.begun), self.poll.registry(), Token(slot)) {
             Ok(socket) => {
                 let token = match self.plan.until {
                     Until::Secured => String::new(),

@@ -1,6 +1,7 @@
 //! One connection of a load, from its request to its last delivery: bytes in, deliveries counted, heartbeats and next
 //! polls out. It reads WebSocket frames, event streams and the answers of polls; whole units only, in place.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use memchr::memmem;
@@ -327,6 +328,9 @@ impl Member {
     }
 }
 
+/// The body of an answer, and how long head and body are together.
+type Body<'a> = (Cow<'a, [u8]>, usize);
+
 /// The head of an HTTP answer, as far as a load needs it.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
@@ -360,8 +364,8 @@ impl Head {
         Ok(Some(head))
     }
 
-    /// The body, and how long head and body are together; nothing while it is not whole.
-    fn body<'a>(&self, input: &'a [u8]) -> Result<Option<(std::borrow::Cow<'a, [u8]>, usize)>, String> {
+    /// Nothing while it is not whole.
+    fn body<'a>(&self, input: &'a [u8]) -> Result<Option<Body<'a>>, String> {
         if matches!(self.status, 204 | 304) {
             return Ok(Some((Vec::new().into(), self.bytes)));
         }

@@ -17,6 +17,9 @@ mod saturation;
 mod idle;
 mod handshakes;
 mod storm;
+mod fairness;
+mod growth;
+mod recorded;
 mod soak;
 
 pub mod bench;
@@ -31,9 +34,12 @@ use serde::Serialize;
 use crate::wire::Dial;
 
 pub use cost::{Cost, Family};
+pub use fairness::{Fairness, FairnessReport, fairness};
+pub use growth::{Growth, GrowthReport, Point, growth};
 pub use handshakes::{Handshakes, HandshakesReport, Until, handshakes};
 pub use idle::{Idle, IdleReport, idle};
 pub use latency::Histogram;
+pub use recorded::{Comparison, Recorded, comparisons};
 pub use saturation::{Saturation, SaturationReport, saturation};
 pub use soak::{Soak, SoakReport, soak};
 pub use storm::{Storm, StormReport, can_resume, storm};

@@ -93,19 +93,20 @@ impl<'a> Publisher<'a> {
                     self.wait(due)?;
                     late = late.max(due.elapsed());
                     self.queue(publication, next, due);
+                    next += 1;
                 }
                 Pace::FlatOut => {
                     // Some at once: one system call for each message would be the limit.
-                    for message in next..publication.messages.min(next + 32) {
+                    let end = publication.messages.min(next + 32);
+                    for message in next..end {
                         self.queue(publication, message, Instant::now());
-                        next = message;
                     }
+                    next = end;
                     while !self.member.socket.is_flushed() && !stop.load(Ordering::Relaxed) {
                         self.turn(Duration::from_millis(20))?;
                     }
                 }
             }
-            next += 1;
         }
         while !self.member.socket.is_flushed() && !stop.load(Ordering::Relaxed) {
             self.turn(Duration::from_millis(20))?;

@@ -149,7 +149,9 @@ impl Socket {
             }
             match tls.read_tls(&mut self.tcp) {
                 Ok(0) => return Ok(Got::End),
-                Ok(_) => drop(tls.process_new_packets().map_err(io::Error::other)?),
+                Ok(_) => {
+                    tls.process_new_packets().map_err(io::Error::other)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // The handshake's next flight, or what waited for its end.
                     self.flush()?;

@@ -81,6 +81,9 @@ impl Subject {
     ///
     /// # Errors
     /// [`SubjectError`].
+    ///
+    /// # Panics
+    /// Never: the thread that starts a server does not.
     pub async fn start(
         kind: Kind,
         tls: bool,

@@ -280,16 +280,16 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame.push(0x80 | opcode);
     match payload.len() {
         short @ ..126 => frame.push(0x80 | short.to_le_bytes()[0]),
-        long => match u16::try_from(long) {
-            Ok(long) => {
-                frame.push(0x80 | 126);
+        long => {
+            // 126 and 127 with the mask bit.
+            if let Ok(long) = u16::try_from(long) {
+                frame.push(0xfe);
                 frame.extend(long.to_be_bytes());
-            }
-            Err(_) => {
-                frame.push(0x80 | 127);
+            } else {
+                frame.push(0xff);
                 frame.extend((long as u64).to_be_bytes());
             }
-        },
+        }
     }
     frame.extend([0; 4]);
     frame.extend_from_slice(payload);

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use crate::feed::Transport;
-use crate::load::{Cost, HandshakesReport, IdleReport, Kind, SaturationReport, StormReport, StreamReport};
+use crate::load::{
+    Cost, FairnessReport, Growth, GrowthReport, HandshakesReport, IdleReport, Kind, SaturationReport,
+    StormReport, StreamReport,
+};
 
 /// One thing that is measured of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +48,18 @@ pub enum Measure {
     Resume,
     /// All back at once.
     Storm,
+    /// A small channel beside a large one.
+    Fairness,
+    /// Costs as connections grow in number.
+    GrowConnections,
+    /// As members of a channel do.
+    GrowMembers,
+    /// As channels do.
+    GrowChannels,
+    /// As messages grow.
+    GrowSize,
+    /// As history does.
+    GrowHistory,
 }
 
 /// What was measured of it.
@@ -61,6 +76,10 @@ pub enum Value {
     Handshakes(HandshakesReport),
     /// Reconnect storm.
     Storm(StormReport),
+    /// Fairness.
+    Fairness(Box<FairnessReport>),
+    /// Costs as something grows.
+    Growth(GrowthReport),
     /// Nothing, and why.
     Failed(String),
 }
@@ -99,8 +118,12 @@ impl Report {
     }
 
     /// What somebody has to know before they believe a figure, each with its case.
-    pub fn doubts(&self) -> impl Iterator<Item = (Case, &String)> {
-        self.figures.iter().flat_map(|figure| figure.value.doubts().iter().map(|doubt| (figure.case, doubt)))
+    pub fn doubts(&self) -> impl Iterator<Item = (Case, String)> {
+        let doubts = |figure: &Figure| {
+            let case = figure.case;
+            figure.value.doubts().into_iter().map(move |doubt| (case, doubt))
+        };
+        self.figures.iter().flat_map(doubts)
     }
 
     /// Whether Tidegate lost nothing, and all was measured.
@@ -113,19 +136,42 @@ impl Report {
             Value::Storm(storm) => storm.is_clean(),
             Value::Saturation(saturation) => saturation.rate > 0.0,
             Value::Handshakes(handshakes) => handshakes.failed == 0,
+            Value::Fairness(fairness) => fairness.is_clean(),
+            Value::Growth(growth) => growth.is_clean(),
+        })
+    }
+}
+
+impl Measure {
+    /// What grows, where that is what is looked at.
+    pub fn growth(self) -> Option<Growth> {
+        Some(match self {
+            Self::GrowConnections => Growth::Connections,
+            Self::GrowMembers => Growth::Members,
+            Self::GrowChannels => Growth::Channels,
+            Self::GrowSize => Growth::Size,
+            Self::GrowHistory => Growth::History,
+            _ => return None,
         })
     }
 }
 
 impl Value {
     /// Why its figures say less than they seem to.
-    pub fn doubts(&self) -> &[String] {
+    pub fn doubts(&self) -> Vec<String> {
         match self {
-            Self::Stream(stream) => &stream.doubts,
-            Self::Saturation(saturation) => &saturation.doubts,
-            Self::Handshakes(handshakes) => &handshakes.doubts,
-            Self::Storm(storm) => &storm.doubts,
-            Self::Idle(_) | Self::Failed(_) => &[],
+            Self::Stream(stream) => stream.doubts.clone(),
+            Self::Saturation(saturation) => saturation.doubts.clone(),
+            Self::Handshakes(handshakes) => handshakes.doubts.clone(),
+            Self::Storm(storm) => storm.doubts.clone(),
+            Self::Fairness(fairness) => fairness.doubts.clone(),
+            Self::Growth(growth) => {
+                let points = growth.points.iter();
+                points
+                    .flat_map(|point| point.doubts.iter().map(|doubt| format!("at {}: {doubt}", point.at)))
+                    .collect()
+            }
+            Self::Idle(_) | Self::Failed(_) => Vec::new(),
         }
     }
 
@@ -135,7 +181,8 @@ impl Value {
             Self::Stream(stream) => Some(&stream.cost),
             Self::Handshakes(handshakes) => Some(&handshakes.cost),
             Self::Storm(storm) => Some(&storm.cost),
-            Self::Saturation(_) | Self::Idle(_) | Self::Failed(_) => None,
+            Self::Fairness(fairness) => Some(&fairness.large.cost),
+            Self::Saturation(_) | Self::Idle(_) | Self::Growth(_) | Self::Failed(_) => None,
         }
     }
 
@@ -168,6 +215,15 @@ impl Value {
                 "all joined after {:.0} ms, caught up after {:.0} ms, {} lost",
                 storm.joined_in_ms, storm.caught_up_in_ms, storm.lost
             ),
+            Self::Fairness(fairness) => format!(
+                "p99 {:.1} ms beside a large channel, {:.1} ms alone",
+                fairness.busy_p99_ms, fairness.quiet_p99_ms
+            ),
+            Self::Growth(growth) => {
+                let points = growth.points.iter();
+                let points = points.map(|point| format!("{}: {}", point.at, some(point.cpu_us_per_delivery)));
+                format!("µs per delivery at {}", points.collect::<Vec<_>>().join(", "))
+            }
             Self::Failed(why) => format!("FAILED: {}", why.lines().next().unwrap_or_default()),
         }
     }

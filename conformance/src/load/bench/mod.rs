@@ -6,6 +6,7 @@ mod suite;
 mod machine;
 mod tables;
 mod plot;
+mod grid;
 mod charts;
 
 pub use charts::{Chart, charts};

@@ -25,10 +25,11 @@ pub struct Curve {
     pub ours: bool,
 }
 
-const WIDTH: f64 = 760.0;
+pub(super) const WIDTH: f64 = 760.0;
 const FONT: &str = "font-family=\"system-ui, sans-serif\" font-size=\"12\"";
-const OURS: &str = "#0b6bcb";
-const THEIRS: [&str; 7] = ["#8a8f98", "#c2703d", "#5b8a3c", "#9a5aa0", "#b0413e", "#3d8c8c", "#7a6a2f"];
+pub(super) const OURS: &str = "#0b6bcb";
+pub(super) const THEIRS: [&str; 7] =
+    ["#8a8f98", "#c2703d", "#5b8a3c", "#9a5aa0", "#b0413e", "#3d8c8c", "#7a6a2f"];
 
 /// Horizontal bars, in groups with a heading each.
 pub fn bars(title: &str, unit: &str, groups: &[(String, Vec<Bar>)]) -> String {
@@ -36,7 +37,7 @@ pub fn bars(title: &str, unit: &str, groups: &[(String, Vec<Bar>)]) -> String {
     const ROW: f64 = 18.0;
     let most = groups.iter().flat_map(|(_, bars)| bars).map(|bar| bar.value).fold(0.0, f64::max);
     let scale = (WIDTH - LEFT - 110.0) / if most > 0.0 { most } else { 1.0 };
-    let (mut body, mut y) = (String::new(), 44.0);
+    let (mut body, mut y) = (String::new(), 62.0);
     for (name, bars) in groups {
         text(&mut body, 8.0, y, "start", &format!("<tspan font-weight=\"600\">{}</tspan>", escape(name)));
         y += 8.0;
@@ -95,6 +96,10 @@ pub fn curves(title: &str, axes: (&str, &str), bound: f64, curves: &[Curve]) -> 
                 "<polyline points=\"{path}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"{width}\"/>"
             ),
         );
+        // One that failed at its second rate is a point and no line.
+        for point in &curve.points {
+            put(&mut body, &dot((x(point.0), y(point.1)), color));
+        }
         let row = TOP + 16.0 * f64::from(u8::try_from(index).unwrap_or(u8::MAX));
         put(&mut body, &line((RIGHT + 14.0, row), (RIGHT + 34.0, row), color, " stroke-width=\"3\""));
         text(&mut body, RIGHT + 40.0, row + 4.0, "start", &escape(&curve.name));
@@ -102,37 +107,40 @@ pub fn curves(title: &str, axes: (&str, &str), bound: f64, curves: &[Curve]) -> 
     page(title, axes.1, BOTTOM + 50.0, &body)
 }
 
-fn page(title: &str, unit: &str, height: f64, body: &str) -> String {
+pub(super) fn page(title: &str, unit: &str, height: f64, body: &str) -> String {
     let mut page = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH:.0} {height:.0}\" {FONT} fill=\"#22252a\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
     );
-    let heading = format!(
-        "<tspan font-size=\"15\" font-weight=\"600\">{}</tspan> <tspan fill=\"#666b73\">{}</tspan>",
-        escape(title),
-        escape(unit)
-    );
+    let heading = format!("<tspan font-size=\"15\" font-weight=\"600\">{}</tspan>", escape(title));
     text(&mut page, 8.0, 20.0, "start", &heading);
+    if !unit.is_empty() {
+        text(&mut page, 8.0, 37.0, "start", &format!("<tspan fill=\"#666b73\">{}</tspan>", escape(unit)));
+    }
     page.push_str(body);
     page.push_str("</svg>\n");
     page
 }
 
-fn put(into: &mut String, element: &str) {
+pub(super) fn put(into: &mut String, element: &str) {
     into.push_str(element);
     into.push('\n');
 }
 
-fn text(into: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
+pub(super) fn text(into: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
     // A String takes all.
     let _ = writeln!(into, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>");
 }
 
-fn line(from: (f64, f64), to: (f64, f64), color: &str, more: &str) -> String {
+pub(super) fn line(from: (f64, f64), to: (f64, f64), color: &str, more: &str) -> String {
     format!(
         "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{color}\"{more}/>",
         from.0, from.1, to.0, to.1
     )
+}
+
+pub(super) fn dot(at: (f64, f64), color: &str) -> String {
+    format!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{color}\"/>", at.0, at.1)
 }
 
 /// Logarithms of the powers of ten around all values; one decade at least.
@@ -168,7 +176,7 @@ fn digits(value: f64) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -10,8 +10,8 @@ use super::machine::{Machine, versions};
 use crate::edge::Settings;
 use crate::feed::Transport;
 use crate::load::{
-    self, Audience, Cost, Handshakes, Idle, Kind, Saturation, Storm, Stream, Subject, Tools, Until,
-    can_resume,
+    self, Audience, Cost, Fairness, Growth, GrowthReport, Handshakes, Idle, Kind, Saturation, Storm, Stream,
+    Subject, Tools, Until, can_resume,
 };
 
 /// How much of everything.
@@ -46,6 +46,11 @@ struct Plan {
     handshakes: Duration,
     storm: usize,
     missed: u32,
+    large: usize,
+    large_rate: f64,
+    small_rate: f64,
+    quick: bool,
+    open_files: u64,
 }
 
 /// Runs all of it, telling each figure as it is there; a case that fails is a figure that says so. Has to be called from
@@ -112,6 +117,11 @@ impl Plan {
             handshakes: seconds(5),
             storm: 5000.min(room),
             missed: 10,
+            large: 5000.min(room),
+            large_rate: 10.0,
+            small_rate: 100.0,
+            quick: scale.quick,
+            open_files: scale.open_files,
         };
         if !scale.quick {
             return full;
@@ -129,6 +139,7 @@ impl Plan {
             channels_rate: 1000.0,
             handshakes: seconds(2),
             storm: 2000.min(room),
+            large: 2000.min(room),
             ..full
         }
     }
@@ -172,6 +183,13 @@ impl Plan {
                 ),
             ),
             ("handshakes", format!("32 at once for {} s", self.handshakes.as_secs())),
+            (
+                "fairness",
+                format!(
+                    "{} messages/s to a channel of two, {} messages/s to one of {}",
+                    self.small_rate, self.large_rate, self.large
+                ),
+            ),
             ("storm", format!("{} clients that missed {} messages, all at once", self.storm, self.missed)),
         ];
         said.map(|(name, text)| (name.to_owned(), text)).into()
@@ -225,13 +243,28 @@ fn cases(scale: &Scale) -> Vec<Case> {
         add(Measure::IdleMany, Transport::Sse, false, both);
         add(Measure::IdleMany, Transport::Poll, false, both);
     }
+    add(Measure::Fairness, Transport::WebSocket, false, all);
+    add(Measure::Fairness, Transport::WebSocket, true, both);
+    let grow = [
+        Measure::GrowConnections,
+        Measure::GrowMembers,
+        Measure::GrowChannels,
+        Measure::GrowSize,
+        Measure::GrowHistory,
+    ];
+    for measure in grow {
+        add(measure, Transport::WebSocket, false, &[Kind::Tidegate]);
+        if !scale.quick {
+            add(measure, Transport::WebSocket, true, &[Kind::Tidegate]);
+        }
+    }
     cases.retain(|case| case.is_wanted(&scale.only));
     cases
 }
 
 impl Case {
     /// Whether each kind of name that was given (of measures, of servers, of transports) has one of this case's.
-    fn is_wanted(&self, only: &[String]) -> bool {
+    fn is_wanted(self, only: &[String]) -> bool {
         let name = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let own = [
             serde_json::to_value(self.measure).map(name).unwrap_or_default(),
@@ -245,6 +278,9 @@ impl Case {
 
 fn measure(case: Case, plan: &Plan, tools: &Tools) -> Result<Value, String> {
     let Case { measure, kind, transport, tls } = case;
+    if let Some(growth) = measure.growth() {
+        return grow(growth, case, plan, tools);
+    }
     // What a burst runs ahead of its readers; the others are given 256 MB for it.
     let settings = Settings::open().set("channels.default.history_size", 4096);
     let runtime = tokio::runtime::Handle::current();
@@ -253,7 +289,7 @@ fn measure(case: Case, plan: &Plan, tools: &Tools) -> Result<Value, String> {
     let audience = plan.audience(transport);
     let idle = |connections| -> io::Result<Value> {
         let audience = Audience { subscribers: connections, ..audience };
-        Ok(Value::Idle(load::idle(&subject, &Idle { audience, settle: plan.settle })?))
+        Ok(Value::Idle(load::idle(&subject, &Idle::of(audience, plan.settle))?))
     };
     let handshakes = |until, resumed| {
         let plan = Handshakes { until, resumed, at_once: 32, duration: plan.handshakes };
@@ -286,6 +322,37 @@ fn measure(case: Case, plan: &Plan, tools: &Tools) -> Result<Value, String> {
             let plan = Storm { audience, missed: plan.missed, data_bytes: plan.data_bytes };
             load::storm(&subject, &plan).map(Value::Storm)
         }
+        Measure::Fairness => {
+            let plan = Fairness {
+                audience: Audience { subscribers: plan.large, ..audience },
+                rate: plan.large_rate,
+                small_rate: plan.small_rate,
+                duration: plan.steady,
+                data_bytes: plan.data_bytes,
+            };
+            load::fairness(&subject, &plan).map(|report| Value::Fairness(Box::new(report)))
+        }
+        Measure::GrowConnections
+        | Measure::GrowMembers
+        | Measure::GrowChannels
+        | Measure::GrowSize
+        | Measure::GrowHistory => unreachable!("each of its points has a server of its own"),
     };
     value.map_err(|error| error.to_string())
+}
+
+fn grow(growth: Growth, case: Case, plan: &Plan, tools: &Tools) -> Result<Value, String> {
+    let runtime = tokio::runtime::Handle::current();
+    let mut report = GrowthReport::default();
+    for at in growth.points(plan.quick, plan.open_files) {
+        let settings = growth.settings(at, Settings::open());
+        let subject = runtime
+            .block_on(Subject::start(case.kind, case.tls, tools, &settings))
+            .map_err(|error| error.to_string())?;
+        let duration = plan.steady / 2;
+        let point = load::growth(&subject, growth, at, case.transport, duration)
+            .map_err(|error| format!("at {at}: {error}"))?;
+        report.points.push(point);
+    }
+    Ok(Value::Growth(report))
 }

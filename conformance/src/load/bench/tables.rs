@@ -21,7 +21,7 @@ struct Table {
     columns: &'static [Column],
 }
 
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     Table {
         measure: Measure::FanOut,
         heading: "Fan-out at a steady rate",
@@ -113,6 +113,18 @@ const TABLES: [Table; 10] = [
             ("CPU µs per client", |value| storm(value)?.server_cpu_us_each),
         ],
     },
+    Table {
+        measure: Measure::Fairness,
+        heading: "A channel of two beside a large one",
+        plan: "fairness",
+        less_is_better: true,
+        columns: &[
+            ("p99 ms while the large one is busy", |value| Some(fairness(value)?.busy_p99_ms)),
+            ("p50 ms", |value| Some(fairness(value)?.busy.p50_ms)),
+            ("p99 ms while it is quiet", |value| Some(fairness(value)?.quiet_p99_ms)),
+            ("p99 ms of the large one", |value| Some(fairness(value)?.large.p99_ms)),
+        ],
+    },
 ];
 
 const IDLE: &[Column] = &[
@@ -163,8 +175,13 @@ pub fn tables(report: &Report, folder: &str) -> String {
             table.write(report, &figures, &mut text);
         }
     }
-    let doubts: Vec<String> =
-        report.doubts().map(|(case, doubt)| format!("- {}: {doubt}", named(case))).collect();
+    for figure in report.figures.iter().filter(|figure| figure.case.measure.growth().is_some()) {
+        growth(figure, &mut text);
+    }
+    let doubts: Vec<String> = report
+        .doubts()
+        .map(|(case, doubt)| format!("- {:?} of {}: {doubt}", case.measure, named(case)))
+        .collect();
     if !doubts.is_empty() {
         put(&mut text, "### What to bear in mind\n");
         put(&mut text, &doubts.join("\n"));
@@ -222,6 +239,29 @@ impl Table {
     }
 }
 
+/// What a unit costs as there is more of something.
+fn growth(figure: &Figure, text: &mut String) {
+    let (Some(growth), Value::Growth(report)) = (figure.case.measure.growth(), &figure.value) else {
+        put(text, &format!("### {}\n\n{}\n", named(figure.case), remark(&figure.value)));
+        return;
+    };
+    put(text, &format!("### As there are more {} ({})\n", growth.axis(), named(figure.case)));
+    let (held, made) = growth.each().unzip();
+    let more = [held.map(|held| format!("bytes per {held}")), made.map(|made| format!("CPU µs per {made}"))];
+    let more: Vec<String> = more.into_iter().flatten().collect();
+    let headings = [&["CPU µs per delivery".to_owned(), "p99 ms".to_owned()], more.as_slice()].concat();
+    put(text, &format!("| {} | {} | |", growth.axis(), headings.join(" | ")));
+    put(text, &format!("|--:{}|---|", "|--:".repeat(headings.len())));
+    for point in &report.points {
+        let cells =
+            [point.cpu_us_per_delivery, Some(point.p99_ms), point.bytes_each.map(many), point.cpu_us_each];
+        let cells = cells.map(|cell| cell.map_or_else(String::new, short));
+        let wrong = if point.wrong == 0 { String::new() } else { format!("{} lost or twice", point.wrong) };
+        put(text, &format!("| {} | {} | {wrong} |", point.at, cells[..headings.len()].join(" | ")));
+    }
+    put(text, "");
+}
+
 /// What went wrong, if anything did.
 fn remark(value: &Value) -> String {
     let mut remarks = Vec::new();
@@ -239,7 +279,7 @@ fn remark(value: &Value) -> String {
         }
         Value::Idle(idle) => {
             note(idle.failed as u64, "failed");
-            note(idle.connections as u64 - idle.reached.min(idle.connections as u64), "not reached");
+            note(idle.not_reached, "not reached");
         }
         Value::Handshakes(handshakes) => note(handshakes.failed, "failed"),
         Value::Storm(storm) => {
@@ -247,7 +287,14 @@ fn remark(value: &Value) -> String {
             note(storm.twice_or_disordered, "twice or out of order");
             note(storm.failed as u64, "not back");
         }
-        Value::Saturation(_) => {}
+        Value::Fairness(fairness) => {
+            let of = |of: fn(&crate::load::StreamReport) -> u64| {
+                of(&fairness.quiet) + of(&fairness.busy) + of(&fairness.large)
+            };
+            note(of(|report| report.lost), "lost");
+            note(of(|report| report.twice_or_disordered), "twice or out of order");
+        }
+        Value::Saturation(_) | Value::Growth(_) => {}
         Value::Failed(why) => return why.lines().next().unwrap_or_default().replace('|', "/"),
     }
     remarks.join(", ")
@@ -282,6 +329,10 @@ fn handshakes(value: &Value) -> Option<&crate::load::HandshakesReport> {
 
 fn storm(value: &Value) -> Option<&crate::load::StormReport> {
     if let Value::Storm(storm) = value { Some(storm) } else { None }
+}
+
+fn fairness(value: &Value) -> Option<&crate::load::FairnessReport> {
+    if let Value::Fairness(fairness) = value { Some(fairness) } else { None }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts and bytes below 2^52")]
