@@ -13,7 +13,7 @@ use crate::envelope::{self, Position};
 use crate::wire::{Connection, Dial, EventStream, Request, ServerSent, Target, WebSocket, WireError};
 
 /// A way to move a cursor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
 pub enum Transport {

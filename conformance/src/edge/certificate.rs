@@ -8,11 +8,11 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::EdgeError;
 
-pub(super) const CERT: &str = "edge.crt";
-pub(super) const KEY: &str = "edge.key";
+pub(crate) const CERT: &str = "edge.crt";
+pub(crate) const KEY: &str = "edge.key";
 
 /// Writes certificate and key into the folder and returns a client that trusts them.
-pub(super) fn make(dir: &Path) -> Result<TlsConnector, EdgeError> {
+pub(crate) fn make(dir: &Path) -> Result<TlsConnector, EdgeError> {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let made = rcgen::generate_simple_self_signed(names)?;
     std::fs::write(dir.join(CERT), made.cert.pem())?;

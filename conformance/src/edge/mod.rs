@@ -1,7 +1,7 @@
 //! The edge under test: the real binary, started on free ports with a configuration of the check's own, or a server
 //! that runs already. Checks start here; whatever was started ends when its [`Edge`] is dropped.
 
-mod certificate;
+pub(crate) mod certificate;
 pub mod environment;
 mod process;
 mod settings;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A process that is watched.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub struct Process {
 }
 
 /// Memory of a process, in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[expect(clippy::struct_field_names, reason = "sizes say their unit")]
 pub struct Memory {
     /// Resident, shared pages included (`Rss` of `smaps_rollup`).
@@ -35,6 +35,11 @@ impl Process {
     /// This process.
     pub fn of_this_check() -> Self {
         Self { root: PathBuf::from("/proc/self") }
+    }
+
+    /// Its id, unless it is this process.
+    pub fn id(&self) -> Option<u32> {
+        self.root.file_name()?.to_str()?.parse().ok()
     }
 
     /// Its memory.

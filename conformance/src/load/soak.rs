@@ -3,20 +3,21 @@
 //! must have lost nothing and grown no more than by a bound after its second round.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::idle::publish;
-use super::{FanOut, FanOutReport, dial, fan_out};
+use super::{Audience, Stream, StreamReport, Subject, dial, on_a_thread, stream};
 use crate::edge::{Edge, Process};
 use crate::feed::{Feed, Start, Subscription, Transport};
 use crate::garbage;
 use crate::switching;
-use crate::wire::WireError;
+use crate::wire::{Connection, Request, Target, WireError};
 
 /// How long, and how much of each.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ pub struct Round {
     /// What switching subscribers and their publishers did.
     pub switching: switching::Outcome,
     /// What the fan-out measured.
-    pub fan_out: FanOutReport,
+    pub fan_out: StreamReport,
     /// Garbage streams that were sent.
     pub garbage: u64,
 }
@@ -113,20 +114,20 @@ pub async fn soak(edge: &Edge, plan: &Soak, mut tell: impl FnMut(&Round)) -> Res
 async fn round(edge: &Edge, plan: &Soak, seed: u64) -> Result<Round, WireError> {
     let duration = Duration::from_secs(45);
     let switching = switching::Plan { subscribers: plan.switching, channels: 4, rate: 100, duration, seed };
-    let stream = FanOut {
+    let audience = Audience {
         transport: Transport::ALL[usize::try_from(seed % 3).expect("below 3")],
         subscribers: plan.fan_out,
-        rate: 10,
-        duration,
-        data_bytes: 128,
+        channels: 1,
+        at_once: 64,
     };
+    let subject = Arc::new(Subject::beside(edge));
+    let fan_out = on_a_thread(&subject, move |subject| {
+        stream(subject, &Stream { audience, rate: 10.0, duration, data_bytes: 128 })
+    });
     let garbage = garbage::Plan { streams: plan.garbage, seed, at_once: 8 };
     publish(&edge.target, IDLE_CHANNEL).await?;
-    let (switching, fan_out, garbage) = tokio::join!(
-        switching::run(&edge.target, &switching),
-        fan_out(&edge.target, edge.process.as_ref(), &stream),
-        garbage::run(&edge.target, garbage),
-    );
+    let (switching, fan_out, garbage) =
+        tokio::join!(switching::run(&edge.target, &switching), fan_out, garbage::run(&edge.target, garbage),);
     sleep(Duration::from_secs(10)).await;
     let process = edge.process.as_ref();
     Ok(Round {
@@ -136,6 +137,13 @@ async fn round(edge: &Edge, plan: &Soak, seed: u64) -> Result<Round, WireError> 
         fan_out: fan_out?,
         garbage: garbage.streams(),
     })
+}
+
+/// Publishes one message.
+async fn publish(target: &Target, channel: &str) -> Result<(), WireError> {
+    let path = format!("/v1/channels/{channel}/messages");
+    let request = Request::post(path, &json!({"n": 1})).bearer(&target.tokens.server("publisher"));
+    Connection::open(target).await?.exchange(&request).await?.expect_status(201)
 }
 
 /// Stays, answers pings, polls again; an end is told in words.
