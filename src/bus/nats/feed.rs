@@ -416,11 +416,7 @@ mod tests {
     fn what_follows_is_appended_and_nothing_else_is() {
         let (channel, counts) = (channel(), Counts::default());
         let feed = open(&channel);
-        assert_eq!(
-            feed.take(&stored(12, "1"), 9, &counts),
-            Taken::Yes,
-            "what was before the log is no concern"
-        );
+        assert_eq!(feed.take(&stored(12, "1"), 9, &counts), Taken::Yes, "9 was before the log");
         assert_eq!(feed.take(&stored(15, "1"), 12, &counts), Taken::Yes);
         assert_eq!(feed.take(&stored(15, "1"), 12, &counts), Taken::Stale);
         assert_eq!(feed.take(&stored(11, "1"), 10, &counts), Taken::Stale);
@@ -493,11 +489,7 @@ mod tests {
         restart(&channel, Position { epoch: EPOCH, seq: 50 }, &[]);
         let viewer = crate::channel::Viewer { user_id: "a", presence: false };
         let gap = channel.read(&mut cursor, viewer, 1000, |_| {}).unwrap_err();
-        assert_eq!(
-            (gap.reason, gap.first.seq),
-            (GapReason::Expired, 51),
-            "not the subscriber's own slowness"
-        );
+        assert_eq!((gap.reason, gap.first.seq), (GapReason::Expired, 51), "it was not slow");
         restart(&channel, Position { epoch: Epoch::new(4), seq: 0 }, &[]);
         let gap = channel.read(&mut cursor, viewer, 1000, |_| {}).unwrap_err();
         assert_eq!(gap.reason, GapReason::EpochChanged);
