@@ -95,14 +95,14 @@ impl Bells {
 
     /// Rings all.
     pub fn ring_all(&self) {
-        for (_, bell) in self.table.lock().all.iter() {
+        for (_, bell) in &self.table.lock().all {
             bell.wake.wake();
         }
     }
 
     /// Rings those that a revocation may concern.
     pub fn ring(&self, revoked: &Revoked) {
-        for (_, bell) in self.table.lock().all.iter() {
+        for (_, bell) in &self.table.lock().all {
             if revoked.concerns(bell.marks) {
                 bell.wake.wake();
             }

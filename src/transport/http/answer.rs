@@ -100,8 +100,8 @@ impl hyper::body::Body for Body {
                 events.poll_chunk(context, 0).map(|chunk| chunk.map(Bytes::from))
             }
             Content::Events(..) => {
-                let content = std::mem::replace(&mut this.content, Content::HandedOver);
-                if let (Content::Events(_, events), Some((slot, manner))) = (content, this.slot.take()) {
+                let was = std::mem::replace(&mut this.content, Content::HandedOver);
+                if let (Content::Events(_, events), Some((slot, manner))) = (was, this.slot.take()) {
                     slot.leave(Handover::Events(events, manner));
                 }
                 Poll::Pending
