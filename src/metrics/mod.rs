@@ -145,14 +145,11 @@ const GAP_REASONS: [GapReason; 3] = [GapReason::Expired, GapReason::EpochChanged
 /// One live connection: as long as it is held, it counts as active.
 #[derive(Debug)]
 #[must_use = "the connection counts as active for as long as this is held"]
-pub struct ActiveGuard {
-    metrics: Arc<Metrics>,
-    transport: Transport,
-}
+pub struct ActiveGuard(Gauge);
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        self.metrics.active[self.transport as usize].dec();
+        self.0.dec();
     }
 }
 
@@ -231,7 +228,7 @@ impl Metrics {
     pub fn connection(self: &Arc<Self>, transport: Transport) -> ActiveGuard {
         self.opened[transport as usize].inc();
         self.active[transport as usize].inc();
-        ActiveGuard { metrics: Arc::clone(self), transport }
+        ActiveGuard(self.active[transport as usize].clone())
     }
 
     /// A socket is open from now until the guard drops.

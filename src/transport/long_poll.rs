@@ -48,30 +48,32 @@ pub async fn poll(call: &Call) -> Result<Waiting, Fault> {
     door.belongs_to(&caller.who);
     let deadline = edge.bells.now() + patience;
     door.ring_at(deadline);
-    let mut waiting = Waiting {
+    read(&caller, &mut subscriptions, &mut envelopes)?;
+    Ok(Waiting {
         subscriptions,
-        envelopes,
+        envelopes: envelopes.into(),
         deadline,
         seen: 0,
         owed: None,
         caller,
         _door: door,
         _active: active,
-    };
-    waiting.read()?;
-    Ok(waiting)
+    })
 }
+
+/// Headers for the page that asks. A map of them would take 800 bytes.
+struct Owed(Vec<(HeaderName, HeaderValue)>);
 
 /// A poll on its way to an answer.
 pub struct Waiting {
     caller: Caller,
     subscriptions: Subscriptions,
-    envelopes: Vec<Bytes>,
+    /// What there is to say: nothing while it waits.
+    envelopes: Box<[Bytes]>,
     deadline: Moment,
     /// The revocations that it has seen.
     seen: u32,
-    /// Headers for the page that asks, if one does. A map of them would take 800 bytes.
-    owed: Option<Box<[(HeaderName, HeaderValue)]>>,
+    owed: Option<Box<Owed>>,
     _door: Doorbell,
     _active: ActiveGuard,
 }
@@ -95,7 +97,9 @@ impl Waiting {
             if over {
                 break;
             }
-            self.read()?;
+            let mut envelopes = Vec::new();
+            read(&self.caller, &mut self.subscriptions, &mut envelopes)?;
+            self.envelopes = envelopes.into();
         }
         let edge = &self.caller.edge;
         edge.metrics.sent(Transport::Poll, self.envelopes.len() as u64);
@@ -110,7 +114,7 @@ impl Waiting {
         if owed.len() > 1 {
             let named = |(name, value): (Option<HeaderName>, _)| name.map(|name| (name, value));
             // Each name of them stands there once.
-            self.owed = Some(owed.into_iter().filter_map(named).collect());
+            self.owed = Some(Box::new(Owed(owed.into_iter().filter_map(named).collect())));
         }
     }
 
@@ -121,30 +125,29 @@ impl Waiting {
             problem(&fault)
         });
         match self.owed.take() {
-            Some(owed) => answer.headers_mut().extend(owed),
+            Some(owed) => answer.headers_mut().extend(owed.0),
             None => Origin::None.write_cors(answer.headers_mut()),
         }
         Poll::Ready(answer)
     }
+}
 
-    fn read(&mut self) -> Result<(), Fault> {
-        let Self { caller, subscriptions, envelopes, .. } = self;
-        let mut oldest = None;
-        subscriptions.read(&caller.edge, &caller.who.user_id, BATCH_BYTES, |event, _| {
-            if let (Event::Message(message), None) = (&event, oldest) {
-                oldest = Some(message.appended);
-            }
-            envelopes.push(match event {
-                Event::Message(message) => message.json.clone(),
-                Event::Gap(json) => json,
-                Event::Passing(json) => Bytes::copy_from_slice(json),
-            });
-        })?;
-        if let Some(appended) = oldest {
-            caller.edge.metrics.delivered(caller.edge.now().saturating_duration_since(appended));
+fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<Bytes>) -> Result<(), Fault> {
+    let mut oldest = None;
+    subscriptions.read(&caller.edge, &caller.who.user_id, BATCH_BYTES, |event, _| {
+        if let (Event::Message(message), None) = (&event, oldest) {
+            oldest = Some(message.appended);
         }
-        Ok(())
+        envelopes.push(match event {
+            Event::Message(message) => message.json.clone(),
+            Event::Gap(json) => json,
+            Event::Passing(json) => Bytes::copy_from_slice(json),
+        });
+    })?;
+    if let Some(appended) = oldest {
+        caller.edge.metrics.delivered(caller.edge.now().saturating_duration_since(appended));
     }
+    Ok(())
 }
 
 /// How long to wait, if so many seconds were asked for.

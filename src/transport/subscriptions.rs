@@ -19,7 +19,9 @@ use crate::presence::{Lease, Member};
 /// All channels that one subscriber has joined.
 pub struct Subscriptions {
     wake: Arc<Wake>,
-    joined: Vec<Subscription>,
+    /// Exactly as large as it has to be: most have one channel, and room for more would be the largest part of an idle
+    /// connection.
+    joined: Box<[Subscription]>,
     /// Which channel is read first next time, so that a busy one doesn't starve the others.
     turn: usize,
 }
@@ -84,7 +86,7 @@ impl Moment<'_> {
 impl Subscriptions {
     /// None yet.
     pub fn new() -> Self {
-        Self { wake: Arc::default(), joined: Vec::new(), turn: 0 }
+        Self { wake: Arc::default(), joined: Box::default(), turn: 0 }
     }
 
     /// Rings when one of the channels has news.
@@ -157,9 +159,10 @@ impl Subscriptions {
         if let Some(index) = known {
             self.joined[index] = subscription;
         } else {
-            // Most have one channel: room for four would be the largest part of an idle connection.
-            self.joined.reserve_exact(1 + self.joined.len() / 2);
-            self.joined.push(subscription);
+            self.change(|joined| {
+                joined.reserve_exact(1);
+                joined.push(subscription);
+            });
         }
         // There may be something to read at once.
         self.wake.wake();
@@ -170,11 +173,7 @@ impl Subscriptions {
     pub fn leave(&mut self, channel: &ChannelName) -> bool {
         let found = self.find(channel);
         if let Some(index) = found {
-            self.joined.remove(index);
-            self.turn = 0;
-        }
-        if self.joined.is_empty() {
-            self.joined = Vec::new();
+            drop(self.change(|joined| joined.remove(index)));
         }
         found.is_some()
     }
@@ -182,7 +181,7 @@ impl Subscriptions {
     /// Goes on as `who`, whose token may grant other things: returns the channels that had to be left.
     pub fn renew(&mut self, edge: &Edge, who: &Identity, lease: Lease) -> Vec<ChannelName> {
         let mut left = Vec::new();
-        self.joined.retain_mut(|subscription| {
+        let stays = |subscription: &mut Subscription| {
             let channel = Arc::clone(subscription.channel());
             if !who.may_join(channel.name(), edge.hub.settings(channel.name())) {
                 left.push(channel.name().clone());
@@ -192,9 +191,17 @@ impl Subscriptions {
                 *member = edge.roster.join(&channel, &who.user_id, who.info.as_ref(), lease);
             }
             true
-        });
-        self.turn = 0;
+        };
+        self.change(|joined| joined.retain_mut(stays));
         left
+    }
+
+    fn change<T>(&mut self, change: impl FnOnce(&mut Vec<Subscription>) -> T) -> T {
+        let mut joined = std::mem::take(&mut self.joined).into_vec();
+        let changed = change(&mut joined);
+        self.joined = joined.into_boxed_slice();
+        self.turn = 0;
+        changed
     }
 
     /// Gives `take` what the subscriber has not seen, until about `budget` bytes are given. Returns whether there is
