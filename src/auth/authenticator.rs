@@ -63,6 +63,11 @@ impl Authenticator {
         [&self.settings.jwks_file, &self.settings.public_key_file].into_iter().flatten().cloned().collect()
     }
 
+    /// Forgets what only tokens of those who have gone grant. To be called every minute or so.
+    pub fn sweep(&self) {
+        self.grants.sweep();
+    }
+
     /// Who a token is for, if it is good now.
     ///
     /// # Errors

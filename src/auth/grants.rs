@@ -74,13 +74,23 @@ impl AllGrants {
             return Arc::clone(known);
         }
         if table.known.len() >= table.look_at {
-            table.known.retain(|grants| Arc::strong_count(grants) > 1);
-            table.look_at = 2 * table.known.len() + UNUSED_MAX;
-            let room = table.look_at;
-            table.known.shrink_to(room);
+            table.forget();
         }
         table.known.insert(Arc::clone(&grants));
         grants
+    }
+
+    /// Forgets those that nobody uses.
+    pub(super) fn sweep(&self) {
+        self.table.lock().forget();
+    }
+}
+
+impl Table {
+    fn forget(&mut self) {
+        self.known.retain(|grants| Arc::strong_count(grants) > 1);
+        self.look_at = 2 * self.known.len() + UNUSED_MAX;
+        self.known.shrink_to(self.look_at);
     }
 }
 

@@ -177,7 +177,7 @@ impl Channel {
 
     /// From now on `wake` is woken by every append, until the guard is dropped.
     pub fn watch(self: &Arc<Self>, wake: &Arc<Wake>) -> Watch {
-        let key = self.watchers.lock().wakes.insert(Arc::clone(wake));
+        let key = self.watchers.lock().add(Arc::clone(wake));
         Watch::new(Arc::clone(self), key)
     }
 

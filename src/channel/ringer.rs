@@ -62,7 +62,8 @@ impl Ringer {
     /// # Cancel safety
     /// Whoever has not been woken when it is cancelled is not.
     pub async fn run(&self) {
-        // Channels whose next round is not due yet, in the order of that.
+        // Channels whose next round is not due yet, in the order of their news: none waits longer than the gathering for
+        // one before it.
         let mut later: VecDeque<(Instant, Arc<Channel>)> = VecDeque::new();
         loop {
             let now = Instant::now();
@@ -108,6 +109,16 @@ impl Watchers {
         begins
     }
 
+    /// From now on that one is woken as well. Who comes during a round may make it longer, but nobody is left out for it.
+    pub(super) fn add(&mut self, wake: Arc<Wake>) -> usize {
+        let before = self.wakes.capacity();
+        let key = self.wakes.insert(wake);
+        if self.left > 0 {
+            self.left += self.wakes.capacity() - before;
+        }
+        key
+    }
+
     /// Wakes some.
     pub(super) fn ring_slice(&mut self, now: Instant, gathering: Duration) -> Slice {
         let round = self.wakes.capacity();
@@ -149,7 +160,7 @@ mod tests {
     fn watchers(count: usize) -> Watchers {
         let mut watchers = Watchers::default();
         for _ in 0..count {
-            watchers.wakes.insert(Arc::default());
+            watchers.add(Arc::default());
         }
         watchers
     }
@@ -205,6 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_for_whom_the_table_grows_costs_nobody_the_news() {
+        for amid in [false, true] {
+            let (mut watchers, now) = (watchers(256), Instant::now());
+            watchers.wakes.shrink_to_fit();
+            watchers.tell_all();
+            assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
+            if amid {
+                rung(&watchers);
+            } else {
+                ring_all(&mut watchers, now);
+            }
+            watchers.tell_all();
+            watchers.add(Arc::default());
+            assert!(watchers.wakes.capacity() > 256);
+            assert!(ring_all(&mut watchers, now + GATHERING) >= 256, "{amid}");
+        }
+    }
+
+    #[test]
     fn who_comes_and_goes_meanwhile_does_no_harm() {
         let (mut watchers, now) = (watchers(300), Instant::now());
         watchers.tell_all();
@@ -214,7 +244,7 @@ mod tests {
         }
         watchers.wakes.shrink_to_fit();
         for _ in 0..500 {
-            watchers.wakes.insert(Arc::default());
+            watchers.add(Arc::default());
         }
         rung(&watchers);
         watchers.tell_all();

@@ -221,6 +221,7 @@ async fn sweep(edge: Arc<Edge>, tls: Option<Arc<Tls>>) {
         edge.typing.sweep();
         if count % forget == 0 {
             edge.quotas.sweep();
+            edge.authenticator.sweep();
         }
         if count % sweep == 0 {
             // Locks each log in turn and reads files: not on a worker that connections wait for.

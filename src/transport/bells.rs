@@ -123,6 +123,10 @@ impl Doorbell {
     /// With four billion connections, which no kernel gives descriptors for.
     pub fn new(edge: &Arc<Edge>, wake: &Arc<Wake>) -> Self {
         let key = edge.bells.add(wake);
+        if edge.drain.has_begun() {
+            // All were rung before this one was there.
+            wake.wake();
+        }
         Self { edge: Arc::clone(edge), key, due: NEVER }
     }
 

@@ -35,6 +35,28 @@ async def test_every_websocket_is_closed_with_a_hint_of_its_own(start, number):
         assert time.monotonic() - began < 2 + 2
 
 
+async def test_who_comes_in_with_the_last_request_is_told_as_well(start):
+    """The handshake is under way when the drain begins, and the guest joins nothing."""
+    edge = start(listen={"drain": "2s"}, auth={"mode": "optional"})
+    tls = edge.certificate.trust
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port, ssl=tls, server_hostname="localhost")
+    handshake = (
+        "GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ).encode()
+    writer.write(handshake[:40])
+    await writer.drain()
+    await asyncio.sleep(0.3)
+    edge.signal()
+    await asyncio.sleep(0.2)
+    writer.write(handshake[40:])
+    rest = await asyncio.wait_for(reader.read(), 6)
+    writer.close()
+    assert rest.startswith(b"HTTP/1.1 101 "), rest
+    assert b"\x03\xf4restart;retry=" in rest, rest
+    assert await exit_code(edge) == 0
+
+
 @pytest.mark.parametrize("http2", [False, True])
 async def test_a_stream_is_ended_after_a_hint(start, room, http2):
     edge = start(listen={"drain": "2s"})

@@ -1,6 +1,20 @@
 //! How a WebSocket ends, whoever ends it.
 
-use crate::close::Fault;
+use super::wire::Loss;
+use crate::close::{Fault, Kind};
+use crate::config::Limits;
+use crate::transport::http::Opening;
+
+/// What a connection needs at its beginning and at its end.
+#[derive(Default)]
+pub(super) struct Ends {
+    /// Joins that wait for a token.
+    pub(super) opening: Option<Opening>,
+    /// The refusal that it begins and ends with.
+    pub(super) refused: Option<Box<Fault>>,
+    /// How the connection ends, once what came before that has been heard.
+    pub(super) lost: Option<Loss>,
+}
 
 /// Why a connection ends.
 pub(super) enum End {
@@ -25,6 +39,20 @@ impl From<Fault> for End {
 }
 
 impl End {
+    /// What a connection ends with whose socket or reader has ended so.
+    pub(super) fn of(loss: &Loss, limits: &Limits) -> Self {
+        match loss {
+            Loss::Violation(fault) if fault.code() == Kind::MessageTooLarge.code() => {
+                let limit = limits.message_bytes;
+                let fault = Fault::new(Kind::MessageTooLarge, format!("a message has at most {limit} bytes"));
+                fault.with_limit("limits.message_bytes").into()
+            }
+            Loss::Violation(fault) => Self::Violation(*fault),
+            Loss::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Self::Stuck,
+            Loss::Eof | Loss::Io(_) => Self::Lost,
+        }
+    }
+
     /// A word of ours for the log and the metrics: nothing that the client has sent is in it.
     pub(super) const fn reason(&self) -> &'static str {
         match self {

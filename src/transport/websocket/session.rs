@@ -11,7 +11,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use super::clock::Clock;
-use super::end::End;
+use super::end::{End, Ends};
 use super::frames::Inbound;
 use super::handshake::Upgrade;
 use super::wire::{Loss, Wire};
@@ -35,17 +35,6 @@ const VIOLATIONS_MAX: u8 = 10;
 enum Later {
     Stored(Arc<Message>),
     Plain(Bytes),
-}
-
-/// What a connection needs at its beginning and at its end.
-#[derive(Default)]
-struct Ends {
-    /// Joins that wait for a token.
-    opening: Option<Opening>,
-    /// The refusal that it begins and ends with.
-    refused: Option<Box<Fault>>,
-    /// How the connection ends, once what came before that has been heard.
-    lost: Option<Loss>,
 }
 
 /// One client. Kept in a box: while it is idle, it and a few pointers in the connection's task are all there is.
@@ -145,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if self.wire.arrived.is_empty()
                 && let Some(loss) = self.ends.as_mut().and_then(|ends| ends.lost.take())
             {
-                return self.lose(&loss);
+                return End::of(&loss, &self.edge.config.limits);
             }
             if let Err(fault) = self.read_cursors() {
                 return fault.into();
@@ -177,19 +166,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.wire.arrived = VecDeque::new();
         }
         Ok(())
-    }
-
-    fn lose(&self, loss: &Loss) -> End {
-        match loss {
-            Loss::Violation(fault) if fault.code() == Kind::MessageTooLarge.code() => {
-                let limit = self.edge.config.limits.message_bytes;
-                let fault = Fault::new(Kind::MessageTooLarge, format!("a message has at most {limit} bytes"));
-                fault.with_limit("limits.message_bytes").into()
-            }
-            Loss::Violation(fault) => End::Violation(*fault),
-            Loss::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => End::Stuck,
-            Loss::Eof | Loss::Io(_) => End::Lost,
-        }
     }
 
     /// What came of a turn: whether something was heard.
@@ -233,6 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn read_cursors(&mut self) -> Result<(), Fault> {
         let Some(who) = &self.who else { return Ok(()) };
         if !self.wire.outbox.is_empty() {
+            // The bell may have been taken for read: once this is written the cursors are looked at.
+            self.more = true;
             return Ok(());
         }
         let outbox = &mut self.wire.outbox;
@@ -265,7 +243,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     async fn hear(&mut self, inbound: Inbound, gone: bool) -> Result<(), End> {
-        let inbound = self.wire.inflated(inbound).map_err(|fault| self.lose(&Loss::Violation(fault)))?;
+        let inbound = self
+            .wire
+            .inflated(inbound)
+            .map_err(|fault| End::of(&Loss::Violation(fault), &self.edge.config.limits))?;
         match inbound {
             Inbound::Text(text) => self.request(&text, gone).await.map_err(End::from),
             Inbound::Binary(_) => {
@@ -331,6 +312,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             _ => self.quota.request(&self.edge.quotas)?,
         }
+        // It may wait for the bus, and others for the buffer.
+        self.wire.outbox.settle();
         caller.serve(incoming, Some(&mut self.subscriptions), false).await
     }
 
