@@ -60,6 +60,9 @@ enum Inbox {
 }
 
 impl Identity {
+    /// What is allocated for one with a name of 16 bytes, in blocks; reference counts are two words.
+    pub const BLOCKS: [usize; 2] = [2 * size_of::<usize>() + size_of::<Self>(), 2 * size_of::<usize>() + 16];
+
     /// A guest for the life of one connection, with a random name.
     pub fn guest_of_connection() -> Self {
         Self::guest(&rand::random::<[u8; 9]>(), Inbox::Own)

@@ -66,6 +66,9 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Its place among the channel's watchers: a key beside each.
+    pub const PLACE_BYTES: usize = size_of::<Arc<Wake>>() + size_of::<usize>();
+
     pub(super) fn new(channel: Arc<Channel>, key: usize) -> Self {
         Self { channel, key }
     }

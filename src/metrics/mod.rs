@@ -114,6 +114,7 @@ pub struct Metrics {
     opened: [Counter; 4],
     tcp_active: Gauge,
     tcp_opened: Counter,
+    connection_memory: [Gauge; 2 * 3],
     handshakes: [Counter; 2 * 4],
     sent: [Sent; 4],
     received: [Counter; 4],
@@ -192,6 +193,12 @@ impl Metrics {
             revoked,
             tcp_active: single(to, "tcp_connections_active", "Sockets that are open now"),
             tcp_opened: single(to, "tcp_connections", "Sockets ever accepted"),
+            connection_memory: of_each(
+                to,
+                "connection_memory_bytes",
+                "What one idle connection in one channel holds in this process, by the sizes of its parts",
+                &memory_labels(),
+            ),
             handshakes: of_each(to, "handshakes", "Steps towards a connection", &handshake_labels()),
             published: of_each(
                 to,
@@ -236,6 +243,14 @@ impl Metrics {
         self.tcp_opened.inc();
         self.tcp_active.inc();
         TcpGuard(Arc::clone(self))
+    }
+
+    /// What one idle connection holds: in the order of [`Transport::ALL`], each plain and over TLS. Plain requests hold
+    /// nothing.
+    pub fn connection_memory(&self, bytes: [[usize; 2]; 3]) {
+        for (gauge, bytes) in self.connection_memory.iter().zip(bytes.into_iter().flatten()) {
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
     }
 
     /// That many envelopes were handed to a client's socket.
@@ -385,6 +400,12 @@ fn error_labels() -> [Labels<3>; KINDS * 4] {
 fn handshake_labels() -> [Labels<2>; 2 * 4] {
     array::from_fn(|i| {
         [label("stage", Stage::ALL[i / 2].as_str()), label("outcome", ["ok", "failed"][i % 2])]
+    })
+}
+
+fn memory_labels() -> [Labels<2>; 2 * 3] {
+    array::from_fn(|i| {
+        [label("transport", Transport::ALL[i / 2].as_str()), label("tls", ["false", "true"][i % 2])]
     })
 }
 

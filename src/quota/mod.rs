@@ -14,6 +14,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use governor::Quota as Rate;
+use governor::nanos::Nanos;
 
 use crate::auth::{Identity, Role};
 use crate::close::Fault;
@@ -66,6 +67,9 @@ const REQUESTS: &str = "quota.requests_per_connection_per_minute";
 const SERVER_SENDS: &str = "quota.sends_per_server_per_second";
 
 impl Quotas {
+    /// A user's place in the table of requests: key, state, and the table's own byte.
+    pub const PLACE_BYTES: usize = size_of::<(UserKey, Nanos)>() + 1;
+
     /// The quotas of a configuration, all of them unused.
     pub fn new(settings: &config::Quota) -> Self {
         let minute = |count| NonZeroU32::new(count).map(Rate::per_minute);

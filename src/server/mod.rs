@@ -14,5 +14,6 @@ mod streams;
 mod tls;
 mod tokens;
 mod websocket_stream;
+mod weight;
 
 pub use running::{Running, StartError, run, start};

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::accept::{accept_loop, listen};
 use super::tls::{Tls, TlsError};
 use super::tokens;
+use super::weight;
 use crate::admin::{self, AdminState, Readiness};
 use crate::auth::{Authenticator, GuestSalt, KeyError, OriginError, OriginPolicy, Tickets};
 use crate::bus::{Bus, BusError, EmbeddedBus, NatsBus, NatsError};
@@ -90,6 +91,7 @@ pub struct Running {
 pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
     let tls = config.tls.enabled.then(|| Tls::load(&config.tls)).transpose()?.map(Arc::new);
     let edge = Arc::new(edge(&config).await?);
+    edge.metrics.connection_memory(weight::of_each());
     // Before anybody can come in: a node that does not know what was revoked would let it in.
     let revoked = tokens::read_revocations(&edge).await?;
     let tickets = tokens::hear_tickets(&edge).await?;

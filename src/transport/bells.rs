@@ -117,6 +117,9 @@ impl Default for Bells {
 }
 
 impl Doorbell {
+    /// Its place in the table.
+    pub const PLACE_BYTES: usize = size_of::<Bell>();
+
     /// Has `wake` rung; who comes when that has happened looks at what it would have been rung for.
     ///
     /// # Panics

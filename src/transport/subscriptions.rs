@@ -84,6 +84,9 @@ impl Moment<'_> {
 }
 
 impl Subscriptions {
+    /// What is allocated for one that has joined one channel, in blocks; reference counts are two words.
+    pub const BLOCKS: [usize; 2] = [2 * size_of::<usize>() + size_of::<Wake>(), size_of::<Subscription>()];
+
     /// None yet.
     pub fn new() -> Self {
         Self { wake: Arc::default(), joined: Box::default(), turn: 0 }
