@@ -1,37 +1,15 @@
-//! What an idle connection costs the development build, held against `benches/memory.json`: a few hundred of each kind,
-//! so that a change that makes each larger is seen before the long run with the release build (`./test memory`).
-//! `cargo run -p conformance --bin load -- memory --connections 500 --record` records what is new.
+//! What an idle connection costs, of each kind, held against what the edge says of it in its metrics: so that neither
+//! the sum of sizes rots, nor a connection grows by what is in no sum. The release build is held against recorded figures
+//! by `./test memory`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use conformance::edge::{Edge, Settings};
 use conformance::feed::Transport;
-use conformance::load::{self, Audience, Idle, Recorded, Subject};
+use conformance::load::{self, Audience, Idle, Subject};
 use conformance::wire::{Connection, Request};
-use std::sync::Arc;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_connection_costs_what_is_recorded() {
-    load::raise_descriptor_limit().unwrap();
-    let recorded = Recorded::read(&Recorded::file()).unwrap();
-    let mut measured = Vec::new();
-    for (transport, tls) in Transport::ALL.into_iter().flat_map(|one| [(one, false), (one, true)]) {
-        let settings = if tls { Settings::open().over_tls() } else { Settings::open().over_tcp() };
-        let edge = Edge::start(&settings).await.unwrap();
-        let subject = Arc::new(Subject::beside(&edge));
-        let audience = Audience { transport, subscribers: CONNECTIONS, channels: 1, at_once: 64 };
-        let plan = Idle::of(audience, Duration::from_secs(1));
-        let report = load::on_a_thread(&subject, move |subject| load::idle(subject, &plan)).await.unwrap();
-        assert!(report.is_clean(), "{report:?}\n{}", edge.log_tail());
-        let bytes = report.dirty_bytes_per_connection.expect("the edge was started here");
-        measured.push(recorded.compare(Recorded::build(), transport, tls, bytes));
-    }
-    let table = load::comparisons(&measured);
-    println!("{table}");
-    assert!(measured.iter().all(load::Comparison::holds), "\n{table}");
-}
-
-/// What an operator reads in the metrics is a sum of sizes; here it is held against what the process really grows by.
 /// With enough connections that the allocator's pages, and tables that have just doubled, are a small part of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metrics_say_what_an_idle_connection_costs() {
@@ -60,14 +38,14 @@ async fn the_metrics_say_what_an_idle_connection_costs() {
 
 /// The number behind that name.
 async fn metric(edge: &Edge, name: &str) -> u64 {
-    let admin = edge.admin.as_ref().unwrap();
-    let page = Connection::open(admin).await.unwrap().exchange(&Request::get("/metrics")).await.unwrap();
+    let admin = edge.admin.as_ref().expect("the edge was started here");
+    let mut connection = Connection::open(admin).await.expect("connected");
+    let page = connection.exchange(&Request::get("/metrics")).await.expect("the metrics");
     let text = String::from_utf8_lossy(&page.body);
     let value =
         text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}\n{text}"));
-    value.parse().unwrap()
+    value.parse().expect("a number")
 }
 
-const CONNECTIONS: usize = 500;
 /// How far the two may be apart, in percent of what the metrics say.
 const APART_MAX: u64 = 25;

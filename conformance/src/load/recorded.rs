@@ -1,5 +1,5 @@
-//! The memory of an idle connection, held against what is recorded in `benches/memory.json`: by `load memory` for the
-//! release build, by a test for the development build. A figure that has grown by more than a fifth is a failure; one
+//! The memory of an idle connection, held against what is recorded in `benches/memory.json`: by `load memory`. A
+//! figure that has grown by more than a fifth is a failure; one
 //! that has become better is recorded by whoever made it so.
 
 use std::collections::BTreeMap;
