@@ -4,6 +4,7 @@
 
 #![no_main]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
@@ -115,7 +116,13 @@ fn logged(name: &ChannelName, data: &RawValue, message_id: Option<MessageId>) {
         lag_bytes: 1024,
         lag: Duration::from_secs(1),
     };
-    let channel = Channel::new(name.clone(), retention, &Arc::default(), Position { epoch: Epoch::new(1), seq: 0 }, Instant::now());
+    let channel = Channel::new(
+        name.clone(),
+        retention,
+        &Arc::default(),
+        Position { epoch: Epoch::new(1), seq: 0 },
+        Instant::now(),
+    );
     let publication = Publication {
         channel: name.clone(),
         sender_id: "\"bob\"\u{2028}".into(),

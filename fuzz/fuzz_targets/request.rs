@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
         connection: Uuid::nil(),
         tls: input.len().is_multiple_of(2),
         refusal: None,
-        guesses: Arc::new(EDGE.quotas.connection()),
+        guesses: Arc::default(),
     };
     credential(&call.head);
     origin(&call);
