@@ -123,10 +123,8 @@ mod tests {
     #[test]
     fn the_repository_has_a_figure_for_everything() {
         let recorded = Recorded::read(&Recorded::file()).unwrap();
-        for build in ["release", "development"] {
-            for (transport, tls) in Transport::ALL.into_iter().flat_map(|one| [(one, false), (one, true)]) {
-                assert!(recorded.compare(build, transport, tls, 0).recorded.is_some(), "{build} {transport}");
-            }
+        for (transport, tls) in Transport::ALL.into_iter().flat_map(|one| [(one, false), (one, true)]) {
+            assert!(recorded.compare("release", transport, tls, 0).recorded.is_some(), "{transport}");
         }
     }
 }

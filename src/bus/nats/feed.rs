@@ -126,11 +126,14 @@ impl Feed {
         }
         let full = stream.is_full(history.len());
         let dropped = if full || answers > 1 { self.drop_torn(stream, &mut history).await? } else { 0 };
-        let first = stream.bounds().await?.first;
+        let bounds = stream.bounds().await?;
+        if bounds.epoch != epoch {
+            return Err(BusError::unavailable("the stream has begun anew"));
+        }
         let floor = match history.first() {
             Some(oldest) if full || dropped > 0 => oldest.seq - 1,
-            Some(oldest) => (oldest.seq - 1).min(first - 1),
-            None => (first - 1).max(dropped),
+            Some(oldest) => (oldest.seq - 1).min(bounds.first - 1),
+            None => (bounds.first - 1).max(dropped),
         };
         let seen = history.last().map_or(floor, |newest| newest.seq).max(last.unwrap_or(0));
         let Some(log) = self.log.upgrade() else { return Ok(false) };

@@ -56,6 +56,9 @@ pub use revoked::{Following, RevokedBucket};
 const PUBLISHING: usize = 8192;
 /// Channels that are filled from the stream at once.
 const FILLING: usize = 64;
+/// How long an opening waits until it was looked at a stream that has begun anew, and how often it asks meanwhile.
+const NEW_EPOCH: Duration = Duration::from_secs(4);
+const NEW_EPOCH_PAUSE: Duration = Duration::from_millis(100);
 /// How long a sender waits, beyond the acknowledgement, until this node has the message as well.
 const OWN_LOG: Duration = Duration::from_secs(1);
 /// What a message may have beside its data, in bytes: headers and subject.
@@ -282,14 +285,18 @@ impl NatsBus {
         }
         let stream = &self.inner.streams[feed.place.shard];
         // Before the question: whatever is stored after it is not spoken for.
-        let (epoch, whole) = (stream.epoch(), stream.bounds().await?.last);
+        let (epoch, bounds) = (stream.epoch(), stream.bounds().await?);
         let last = stream.last(&feed.place.subject).await?;
         if let Some(last) = last
             && !feed.has(last)
         {
             feed.reach(&self.inner, last).await;
         }
-        channel.reach(Position { epoch, seq: whole });
+        if bounds.epoch == epoch {
+            channel.reach(Position { epoch, seq: bounds.last });
+        } else {
+            self.inner.doubt.notify_one();
+        }
         Ok(())
     }
 
@@ -365,6 +372,15 @@ impl Inner {
     /// Opens the log of a feed that is subscribed to.
     async fn open(self: &Arc<Self>, feed: &Arc<Feed>) -> Result<(), BusError> {
         let stream = &self.streams[feed.place.shard];
+        let mut patience = NEW_EPOCH;
+        while stream.bounds().await?.epoch != stream.epoch() {
+            // What is there now must not be given out under the epoch of what was.
+            self.doubt.notify_one();
+            tokio::time::sleep(NEW_EPOCH_PAUSE).await;
+            patience = patience
+                .checked_sub(NEW_EPOCH_PAUSE)
+                .ok_or_else(|| BusError::unavailable("the stream has begun anew"))?;
+        }
         if feed.open(stream, &self.counts).await? {
             self.fill(feed);
         }

@@ -61,6 +61,8 @@ struct Seen {
 /// From where to where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
+    /// Whose bounds they are: not the known one's, if the stream has begun anew and nobody has looked yet.
+    pub(super) epoch: Epoch,
     /// The oldest sequence that it has, or the next one.
     pub(super) first: u64,
     /// The newest that it has given.
@@ -378,7 +380,8 @@ impl Stream {
 
 impl Bounds {
     fn of(info: &Info) -> Self {
-        Self { first: info.state.first_sequence.max(1), last: info.state.last_sequence }
+        let (first, last) = (info.state.first_sequence.max(1), info.state.last_sequence);
+        Self { epoch: epoch_of(info), first, last }
     }
 }
 
