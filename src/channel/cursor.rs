@@ -1,6 +1,7 @@
 //! A subscriber's place in a channel, and the one read by which history, recovery and live delivery all happen.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::log::{Audience, Log};
 use super::{Channel, Epoch, Message, Position};
@@ -87,6 +88,11 @@ impl Cursor {
         self.passing
     }
 
+    /// Whether it would read the same as `other` in the same channel.
+    pub fn stands_beside(&self, other: &Self) -> bool {
+        (self.epoch, self.seq, self.passing) == (other.epoch, other.seq, other.passing)
+    }
+
     /// Goes on with passing envelopes from there: what a cursor string of this very log has kept.
     #[must_use]
     pub fn with_passing(self, passing: u64) -> Self {
@@ -99,6 +105,11 @@ impl Cursor {
 }
 
 impl Channel {
+    /// Counts what was ever appended or shown: as long as it is the same, reads give the same.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     /// Whether a read could find something. Costs one atomic load.
     pub fn has_news(&self, cursor: &Cursor) -> bool {
         self.version() != cursor.version
@@ -131,8 +142,7 @@ impl Channel {
         }
         let mut given = 0;
         if log.head().seq > cursor.seq {
-            let start = log.messages.partition_point(|message| message.seq <= cursor.seq);
-            for message in log.messages.range(start..) {
+            for message in log.messages.range(log.first_after(cursor.seq)..) {
                 if given >= budget {
                     return Ok(Batch { more: true, missed_passing: false });
                 }

@@ -106,6 +106,14 @@ impl Log {
         self.messages.front().map_or(self.floor + 1, |oldest| oldest.seq)
     }
 
+    /// Where in `messages` those begin that are above `seq`. Most who ask have all but the newest.
+    pub(super) fn first_after(&self, seq: u64) -> usize {
+        match self.messages.back() {
+            Some(newest) if newest.prev <= seq && seq < newest.seq => self.messages.len() - 1,
+            _ => self.messages.partition_point(|message| message.seq <= seq),
+        }
+    }
+
     /// The number that the next passing envelope gets.
     pub(super) fn passing_end(&self) -> u64 {
         self.passed + self.passing.len() as u64

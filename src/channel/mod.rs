@@ -31,7 +31,7 @@ pub use message::{Message, MessageId, Publication, metadata_timestamp};
 pub use name::{ChannelName, NameError};
 pub use position::{Epoch, EpochError, MAX_SEQ, Position};
 pub use ringer::Ringer;
-pub use wake::{Wake, Watch};
+pub use wake::{Rung, Wake, Watch};
 
 use log::Log;
 use ringer::{AT_ONCE, Slice, Watchers};
@@ -192,10 +192,6 @@ impl Channel {
 
     fn touch(&self, now: Instant) {
         self.touched.store(now.saturating_duration_since(self.created).as_secs(), Ordering::Relaxed);
-    }
-
-    fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
     }
 
     /// Wakes every watcher: at once, or soon where there are many.

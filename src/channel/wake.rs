@@ -17,6 +17,15 @@ pub struct Wake {
     waker: AtomicWaker,
 }
 
+/// What it rang for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// News in a channel, or anything else that who is rung has to look for.
+    News,
+    /// A moment has come.
+    Alarm,
+}
+
 impl Wake {
     /// Rings. Costs one atomic swap if it is ringing already.
     pub fn wake(&self) {
@@ -32,14 +41,15 @@ impl Wake {
         }
     }
 
-    /// Ready once after one or more [`Wake::wake`]s or [`Wake::alarm`]s. Only one task may poll it.
-    pub fn poll_rung(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready once after one or more [`Wake::wake`]s, and once after one or more [`Wake::alarm`]s. Only one task may poll it.
+    pub fn poll_rung(&self, context: &mut Context<'_>) -> Poll<Rung> {
         self.waker.register(context.waker());
         // After `register`: a ring between the two is either seen here or wakes the task. Loaded first: most often there
         // was no alarm, and a load leaves the line to be read by the other cores.
-        let alarm = self.alarm.load(Ordering::Relaxed) && self.alarm.swap(false, Ordering::AcqRel);
-        let rung = self.rung.swap(false, Ordering::AcqRel);
-        if rung || alarm { Poll::Ready(()) } else { Poll::Pending }
+        if self.alarm.load(Ordering::Relaxed) && self.alarm.swap(false, Ordering::AcqRel) {
+            return Poll::Ready(Rung::Alarm);
+        }
+        if self.rung.swap(false, Ordering::AcqRel) { Poll::Ready(Rung::News) } else { Poll::Pending }
     }
 
     /// Ready once after one or more [`Wake::alarm`]s; what was rung for besides is left for [`Wake::poll_rung`]. Only the

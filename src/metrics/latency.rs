@@ -34,11 +34,11 @@ struct Counts {
 impl Latency {
     /// Counts one duration.
     pub(super) fn observe(&self, latency: Duration) {
-        let us = latency.as_micros();
-        let bucket = BOUNDS_US.partition_point(|&bound| u128::from(bound) < us);
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS_US.partition_point(|&bound| bound * 1000 < ns);
         let counts = self.0.own();
         counts.buckets[bucket].fetch_add(1, Relaxed);
-        counts.sum_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        counts.sum_ns.fetch_add(ns, Relaxed);
     }
 
     fn sum_ns(&self) -> u64 {

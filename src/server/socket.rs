@@ -10,18 +10,24 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Sleep;
 
-/// The socket.
+/// The socket. Its connection's task alone may poll it: with another waker it would not be heard again.
 pub struct Socket {
     tcp: TcpStream,
     clock: WriteClock,
+    write_timeout_ms: u32,
+    /// The runtime knows already whom to wake when something comes. Who is woken for news of a channel asks each time
+    /// whether something has come, which then costs one load, where registering again would cost a lock.
+    is_awaited: bool,
 }
 
 impl Socket {
     /// Watches over the writes of `tcp`.
     pub fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
-        Self { tcp, clock: WriteClock::new(write_timeout) }
+        let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
+        Self { tcp, clock: WriteClock::default(), write_timeout_ms, is_awaited: false }
     }
 
     /// The TCP socket, for what comes before the first write.
@@ -38,27 +44,25 @@ impl Socket {
 }
 
 /// The clock: how long writes have been making no progress.
+#[derive(Default)]
 pub struct WriteClock {
-    write_timeout_ms: u32,
     /// Runs only while a write waits, so that an idle connection has no timer.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteClock {
-    /// A clock that does not run yet.
-    pub fn new(write_timeout: Duration) -> Self {
-        let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
-        Self { write_timeout_ms, stalled: None }
-    }
-
-    /// `write`, or the failure that it becomes after waiting for too long.
-    pub fn watch<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// `write`, or the failure that it becomes after waiting for that long.
+    pub fn watch<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: Poll<io::Result<T>>,
+        write_timeout: Duration,
+    ) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stalled = None;
             return write;
         }
-        let timeout = Duration::from_millis(self.write_timeout_ms.into());
-        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
         clock.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -69,7 +73,15 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(context, buffer)
+        let this = self.get_mut();
+        // The runtime forgets whom to wake only once it has made the socket readable.
+        if this.is_awaited && this.tcp.try_io(Interest::READABLE, || Ok(())).is_err() {
+            return Poll::Pending;
+        }
+        let read = Pin::new(&mut this.tcp).poll_read(context, buffer);
+        // Without budget nobody was told whom to wake: the task comes again at once.
+        this.is_awaited = read.is_pending() && has_budget_remaining();
+        read
     }
 }
 
@@ -77,7 +89,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write(context, bytes);
-        this.clock.watch(context, write)
+        this.clock.watch(context, write, Duration::from_millis(this.write_timeout_ms.into()))
     }
 
     fn poll_write_vectored(
@@ -87,7 +99,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write_vectored(context, slices);
-        this.clock.watch(context, write)
+        this.clock.watch(context, write, Duration::from_millis(this.write_timeout_ms.into()))
     }
 
     fn is_write_vectored(&self) -> bool {

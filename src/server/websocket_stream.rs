@@ -109,12 +109,13 @@ async fn begin(
 struct Stream<S = TokioIo<Upgraded>> {
     io: S,
     clock: WriteClock,
+    write_timeout: Duration,
     _let_go: DropGuard,
 }
 
 impl<S> Stream<S> {
     fn new(io: S, write_timeout: Duration, let_go: DropGuard) -> Self {
-        Self { io, clock: WriteClock::new(write_timeout), _let_go: let_go }
+        Self { io, clock: WriteClock::default(), write_timeout, _let_go: let_go }
     }
 }
 
@@ -133,14 +134,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         let this = self.get_mut();
         let piece = &bytes[..bytes.len().min(WRITE_BYTES)];
         let write = Pin::new(&mut this.io).poll_write(task, piece);
-        this.clock.watch(task, write)
+        this.clock.watch(task, write, this.write_timeout)
     }
 
     fn poll_flush(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // Waits until hyper has room for another piece, so it can be stuck as well.
         let flush = Pin::new(&mut this.io).poll_flush(task);
-        this.clock.watch(task, flush)
+        this.clock.watch(task, flush, this.write_timeout)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {

@@ -19,7 +19,8 @@ impl Moment {
 
     /// How many whole periods have passed since the node began.
     pub(super) fn periods(self, period: Duration) -> u32 {
-        u32::try_from(u128::from(self.0.get() - 1) / period.as_micros().max(1)).unwrap_or(u32::MAX)
+        let period = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
+        u32::try_from((self.0.get() - 1) / period.max(1)).unwrap_or(u32::MAX)
     }
 }
 

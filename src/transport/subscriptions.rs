@@ -238,6 +238,24 @@ impl Subscriptions {
         Ok(false)
     }
 
+    /// The one channel with news, and where the cursor stands in it, if there is exactly one and no gap to tell of: what a
+    /// [`Subscriptions::read`] without a budget's end gives is then all behind that cursor.
+    pub fn sole_news(&self) -> Option<(usize, &Arc<Channel>, Cursor)> {
+        let mut news = self.joined.iter().enumerate().filter(|(_, subscription)| subscription.has_news());
+        let (index, subscription) = news.next().filter(|(_, subscription)| subscription.gap.is_none())?;
+        news.next().is_none().then(|| (index, subscription.channel(), subscription.cursor))
+    }
+
+    /// Where the cursor stands in that channel, of those that are joined.
+    pub fn cursor(&self, index: usize) -> Cursor {
+        self.joined[index].cursor
+    }
+
+    /// Moves the cursor in that channel to where another one came by reading from the same place.
+    pub fn follow(&mut self, index: usize, other: Cursor) {
+        self.joined[index].cursor = other;
+    }
+
     /// Has the next read begin at a channel that follows from where the cursors stand. A poll keeps no turn: so it comes
     /// to each channel though one always has more, and still answers the same to who asks twice.
     pub fn turn_by_cursors(&mut self) {

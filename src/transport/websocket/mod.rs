@@ -1,6 +1,7 @@
 //! The WebSocket transport (RFC 6455): the handshake, then one loop per connection that reads requests, moves cursors
 //! and writes what they read. One task; nothing is awaited frame by frame.
 
+mod batch;
 mod clock;
 mod echo;
 mod end;

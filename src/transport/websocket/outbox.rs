@@ -1,8 +1,6 @@
 //! What one connection has to write: frames one after the other, so that whatever has gathered leaves in one write and
 //! one TLS record. Empty, and without a buffer, while the connection is idle.
 
-use std::cell::Cell;
-
 use fastwebsockets::{Frame, OpCode, Payload};
 
 use super::extensions::Deflate;
@@ -11,16 +9,8 @@ use crate::deflate::deflate;
 
 /// Written bytes that a buffer which never runs empty may still hold.
 const COMPACT_BYTES: usize = 64 * 1024;
-/// What a thread's spare buffer holds at most.
-const SPARE_BYTES: usize = 64 * 1024;
 /// On the first frame of a compressed message (RFC 7692 §6).
 const RSV1: u8 = 0x40;
-
-thread_local! {
-    /// The buffer of the last connection on this thread that had written all: most deliveries begin and end within one
-    /// poll, and then need none of their own.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// Bytes on their way out.
 pub struct Outbox {
@@ -36,27 +26,20 @@ impl Outbox {
         Self { bytes: Vec::new(), written: 0, deflate }
     }
 
-    /// Adds a stored message, compressed once for all who take it so.
-    pub fn stored(&mut self, message: &Message) {
-        match self.compresses(message.json.len()).then(|| message.deflated()).flatten() {
-            Some(deflated) => self.push(OpCode::Text, RSV1, deflated),
-            None => self.push(OpCode::Text, 0, &message.json),
-        }
+    /// How messages are compressed.
+    pub const fn deflate(&self) -> Option<Deflate> {
+        self.deflate
     }
 
-    /// Whether it compresses a message of that many bytes.
-    pub fn compresses(&self, bytes: usize) -> bool {
-        self.deflate.is_some_and(|deflate| deflate.covers(bytes))
-    }
-
-    /// Adds a text message as it is.
-    pub fn plain(&mut self, json: &[u8]) {
-        self.push(OpCode::Text, 0, json);
+    /// Adds frames that are ready.
+    pub fn frames(&mut self, frames: &[u8]) {
+        self.bytes.extend_from_slice(frames);
     }
 
     /// Adds a text or binary message that is for this client alone.
     pub fn message(&mut self, opcode: OpCode, payload: &[u8]) {
-        match self.compresses(payload.len()).then(|| deflate(payload)).flatten() {
+        let compresses = self.deflate.is_some_and(|deflate| deflate.covers(payload.len()));
+        match compresses.then(|| deflate(payload)).flatten() {
             Some(deflated) => self.push(opcode, RSV1, &deflated),
             None => self.push(opcode, 0, payload),
         }
@@ -87,17 +70,9 @@ impl Outbox {
         }
     }
 
-    /// Throws away what waits, and gives its buffer back.
+    /// Throws away what waits, and its buffer.
     pub fn clear(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        self.written = 0;
-        let spare = SPARE.take();
-        if bytes.capacity() > spare.capacity() && bytes.capacity() <= SPARE_BYTES {
-            bytes.clear();
-            SPARE.set(bytes);
-        } else {
-            SPARE.set(spare);
-        }
+        (self.bytes, self.written) = (Vec::new(), 0);
     }
 
     /// What waits has to wait for the client: from now on it takes no more room than it needs.
@@ -121,21 +96,31 @@ impl Outbox {
         self.written as usize
     }
 
-    /// Adds a whole message as one frame (RFC 6455 §5.2), unmasked as a server's (§5.1).
     fn push(&mut self, opcode: OpCode, reserved: u8, payload: &[u8]) {
         if self.written() > COMPACT_BYTES.max(self.bytes.len() / 2) {
             self.bytes.drain(..self.written());
             self.written = 0;
         }
-        if self.bytes.capacity() == 0 {
-            self.bytes = SPARE.take();
-        }
-        let mut head = [0; 16];
-        let size = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut head);
-        head[0] |= reserved;
-        self.bytes.reserve(size + payload.len());
-        self.bytes.extend_from_slice(&head[..size]);
-        self.bytes.extend_from_slice(payload);
+        put_frame(&mut self.bytes, opcode, reserved, payload);
+    }
+}
+
+/// Adds a whole message as one frame (RFC 6455 §5.2), unmasked as a server's (§5.1).
+pub fn put_frame(frames: &mut Vec<u8>, opcode: OpCode, reserved: u8, payload: &[u8]) {
+    let mut head = [0; 16];
+    let size = Frame::new(true, opcode, None, Payload::Borrowed(payload)).fmt_head(&mut head);
+    head[0] |= reserved;
+    frames.reserve(size + payload.len());
+    frames.extend_from_slice(&head[..size]);
+    frames.extend_from_slice(payload);
+}
+
+/// Adds a stored message, compressed once for all who take it so.
+pub fn put_stored(frames: &mut Vec<u8>, message: &Message, deflate: Option<Deflate>) {
+    let compresses = deflate.is_some_and(|deflate| deflate.covers(message.json.len()));
+    match compresses.then(|| message.deflated()).flatten() {
+        Some(deflated) => put_frame(frames, OpCode::Text, RSV1, deflated),
+        None => put_frame(frames, OpCode::Text, 0, &message.json),
     }
 }
 
@@ -151,14 +136,14 @@ mod tests {
         let stored = Message::of_data(&format!(r#""{}""#, "tide ".repeat(100)));
         let deflate = |min_bytes| Deflate { min_bytes, window_bits: NonZero::new(15).unwrap() };
         for without in [None, Some(deflate(10_000))] {
-            let mut outbox = Outbox::new(without);
-            outbox.stored(&stored);
-            assert_eq!(outbox.rest()[0], 0x81);
+            let mut frames = Vec::new();
+            put_stored(&mut frames, &stored, without);
+            assert_eq!(frames[0], 0x81);
             assert!(!stored.is_deflated());
         }
-        let mut outbox = Outbox::new(Some(deflate(0)));
-        outbox.stored(&stored);
-        assert_eq!(outbox.rest()[0], 0xc1);
+        let mut frames = Vec::new();
+        put_stored(&mut frames, &stored, Some(deflate(0)));
+        assert_eq!(frames[0], 0xc1);
         assert_eq!(stored.deflated().unwrap().as_ptr(), stored.deflated().unwrap().as_ptr());
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
@@ -10,31 +10,35 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 use uuid::Uuid;
 
+use super::batch::Batch;
 use super::clock::Clock;
 use super::end::{End, Ends};
 use super::frames::Inbound;
 use super::handshake::Upgrade;
 use super::wire::{Loss, Wire};
 use crate::auth::Identity;
-use crate::channel::{Channel, Message, metadata_timestamp};
+use crate::channel::{Channel, Rung, metadata_timestamp};
 use crate::close::{Fault, Kind};
 use crate::envelope::{self, Incoming, Rejected, Request};
 use crate::metrics::{ActiveGuard, Transport};
 use crate::presence::Lease;
 use crate::quota::ConnectionQuota;
 use crate::transport::http::Opening;
-use crate::transport::{Caller, Doorbell, Edge, Event, Subscriptions};
+use crate::transport::{Caller, Doorbell, Edge, Moment, Subscriptions};
 
-/// Bytes read from cursors into one write: enough that a burst costs few of them, little enough that nobody starves and
-/// that a client which takes nothing holds little.
-const BATCH_BYTES: usize = 32 * 1024;
 /// Violations in a row after which a connection is closed.
 const VIOLATIONS_MAX: u8 = 10;
 
-/// What a read found and is not written yet: a message to compress, and what came behind one.
-enum Later {
-    Stored(Arc<Message>),
-    Plain(Bytes),
+/// What there is to see to beside the news of channels.
+enum Turn {
+    /// Something was heard.
+    Heard,
+    /// Something may be due: a moment, a drain, a revocation; or there is room to serve what has arrived.
+    Due,
+    /// The connection is gone.
+    Lost(Loss),
+    /// The client is to go.
+    Refused(Fault),
 }
 
 /// One client. Kept in a box: while it is idle, it and a few pointers in the connection's task are all there is.
@@ -136,14 +140,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             {
                 return End::of(&loss, &self.edge.config.limits);
             }
-            if let Err(fault) = self.read_cursors() {
-                return fault.into();
-            }
             self.door.ring_at(self.clock.next(&self.edge));
-            // Whatever comes first: the socket, news in a channel, a drain or a revocation, the clock.
-            let turn = std::future::poll_fn(|context| self.poll_next(context)).await;
-            self.note(turn);
-            if let Err(end) = self.tick() {
+            let turn = std::future::poll_fn(|context| self.poll_turn(context)).await;
+            if let Err(end) = self.see_to(turn) {
                 return end;
             }
         }
@@ -168,78 +167,71 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// What came of a turn: whether something was heard.
-    fn note(&mut self, turn: Result<bool, Loss>) {
-        let heard = match turn {
-            Ok(heard) => heard,
-            Err(gone) => return self.ends.get_or_insert_default().lost = Some(gone),
-        };
+    /// Notes what came of a turn, and does what is due.
+    fn see_to(&mut self, turn: Turn) -> Result<(), End> {
         let now = self.edge.bells.now();
-        if heard {
-            self.clock.heard = now;
+        match turn {
+            Turn::Heard => self.clock.heard = now,
+            Turn::Due => {}
+            Turn::Lost(gone) => self.ends.get_or_insert_default().lost = Some(gone),
+            Turn::Refused(fault) => return Err(fault.into()),
         }
         self.clock.amid = self.wire.is_amid_message().then(|| self.clock.amid.unwrap_or(now));
+        self.tick(now)
     }
 
-    /// Whether something was heard.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Loss>> {
-        if let Poll::Ready(turn) = self.wire.poll_turn(context) {
-            return Poll::Ready(turn.map(|()| true));
+    /// Gives the client the news of its channels, until something else comes: the socket, a drain or a revocation, the
+    /// clock. A delivery of a fan-out begins and ends here.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
+        loop {
+            if let Poll::Ready(heard) = self.wire.poll_turn(context) {
+                return Poll::Ready(heard.map_or_else(Turn::Lost, |()| Turn::Heard));
+            }
+            // What did not fit before is served as soon as there is room for its answers.
+            if !self.wire.arrived.is_empty() && self.has_room() {
+                return Poll::Ready(Turn::Due);
+            }
+            if self.wire.is_busy() {
+                // News can wait until the last batch is on its way: there will be more of it then. A drain can, too.
+                return self.subscriptions.wake().poll_alarm(context).map(|()| Turn::Due);
+            }
+            if !self.more {
+                match ready!(self.subscriptions.wake().poll_rung(context)) {
+                    Rung::Alarm => return Poll::Ready(Turn::Due),
+                    Rung::News => self.more = true,
+                }
+            }
+            if self.is_called() {
+                return Poll::Ready(Turn::Due);
+            }
+            if let Err(turn) = self.deliver(context) {
+                return Poll::Ready(turn);
+            }
         }
-        // While the last batch is on its way out, news can wait: there will be more of it then. A drain can, too.
-        if self.wire.outbox.is_empty() && self.more {
-            return Poll::Ready(Ok(false));
-        }
-        // What did not fit before is served as soon as there is room for its answers.
-        if !self.wire.arrived.is_empty() && self.has_room() {
-            return Poll::Ready(Ok(false));
-        }
-        let wake = self.subscriptions.wake();
-        let rung =
-            if self.wire.outbox.is_empty() { wake.poll_rung(context) } else { wake.poll_alarm(context) };
-        rung.map(|()| Ok(false))
+    }
+
+    /// Whether it may have been rung for a drain or a revocation.
+    fn is_called(&self) -> bool {
+        let drains = self.edge.drain.has_begun() && self.clock.leave.is_none();
+        drains || (self.who.is_some() && self.seen != self.edge.revocations.generation())
+    }
+
+    /// Writes what the cursors have not seen, in one write.
+    fn deliver(&mut self, context: &mut Context<'_>) -> Result<(), Turn> {
+        self.more = false;
+        let Some(who) = &self.who else { return Ok(()) };
+        let mut batch = Batch::take();
+        let deflate = self.wire.outbox.deflate();
+        self.more =
+            batch.read(&self.edge, &mut self.subscriptions, &who.user_id, deflate).map_err(Turn::Refused)?;
+        let written = self.wire.write(context, batch.frames());
+        batch.give_back();
+        written.map_err(Turn::Lost)
     }
 
     /// Whether another request may be answered.
     fn has_room(&self) -> bool {
         self.wire.outbox.len() < self.edge.config.limits.queue_bytes
-    }
-
-    /// Fills the outbox with what the cursors have not seen, if it is empty.
-    fn read_cursors(&mut self) -> Result<(), Fault> {
-        let Some(who) = &self.who else { return Ok(()) };
-        if !self.wire.outbox.is_empty() {
-            // The bell may have been taken for read: once this is written the cursors are looked at.
-            self.more = true;
-            return Ok(());
-        }
-        let outbox = &mut self.wire.outbox;
-        let (mut count, mut oldest, mut later) = (0, None, Vec::new());
-        self.more = self.subscriptions.read(&self.edge, &who.user_id, BATCH_BYTES, |event, _| {
-            if let Event::Message(message) = &event {
-                oldest.get_or_insert(message.appended);
-            }
-            count += 1;
-            match event {
-                // The log is locked now, and compressing takes its time.
-                Event::Message(message) if !later.is_empty() || outbox.compresses(message.json.len()) => {
-                    later.push(Later::Stored(Arc::clone(message)));
-                }
-                event if later.is_empty() => outbox.plain(event.json()),
-                event => later.push(Later::Plain(Bytes::copy_from_slice(event.json()))),
-            }
-        })?;
-        for event in later {
-            match event {
-                Later::Stored(message) => outbox.stored(&message),
-                Later::Plain(json) => outbox.plain(&json),
-            }
-        }
-        self.edge.metrics.sent(Transport::WebSocket, count);
-        if let Some(appended) = oldest {
-            self.edge.metrics.delivered(self.edge.now().saturating_duration_since(appended));
-        }
-        Ok(())
     }
 
     async fn hear(&mut self, inbound: Inbound, gone: bool) -> Result<(), End> {
@@ -400,8 +392,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Something is due.
-    fn tick(&mut self) -> Result<(), End> {
-        let now = self.edge.bells.now();
+    fn tick(&mut self, now: Moment) -> Result<(), End> {
         if let Some(who) = &self.who {
             self.edge.may_stay(who, &mut self.seen)?;
         }

@@ -76,6 +76,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.arrived.is_empty() && self.outbox.len() < self.queue_bytes as usize
     }
 
+    /// Whether what was written last is still on its way out.
+    pub fn is_busy(&self) -> bool {
+        self.flushing || !self.outbox.is_empty()
+    }
+
+    /// Writes `frames`, behind which nothing waits yet; what the socket does not take waits in the outbox.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn write(&mut self, context: &mut Context<'_>, frames: &[u8]) -> Result<(), Loss> {
+        let mut rest = frames;
+        while !rest.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(context, rest).map_err(Loss::Io)? {
+                Poll::Ready(0) => return Err(Loss::Io(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(written) => rest = &rest[written..],
+                Poll::Pending => {
+                    self.outbox.frames(rest);
+                    return Ok(());
+                }
+            }
+        }
+        // Over TLS the records of the last write may still be in rustls.
+        self.flushing = Pin::new(&mut self.stream).poll_flush(context).map_err(Loss::Io)?.is_pending();
+        Ok(())
+    }
+
     /// Whether a message has begun to come and nothing has come whole since.
     pub fn is_amid_message(&self) -> bool {
         self.arrived.is_empty() && !self.reader.is_between_messages()
@@ -98,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// # Errors
     /// [`Loss`], after which only what has arrived and [`Wire::goodbye`] make sense.
     pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Loss>> {
-        if !self.outbox.is_empty() || self.flushing {
+        if self.is_busy() {
             match self.poll_write(context) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Loss::Io(error))),
                 Poll::Ready(Ok(())) => {}
