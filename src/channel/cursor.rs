@@ -88,9 +88,9 @@ impl Cursor {
         self.passing
     }
 
-    /// Whether it would read the same as `other` in the same channel.
+    /// Whether it has read the same stored messages as `other` in the same channel.
     pub fn stands_beside(&self, other: &Self) -> bool {
-        (self.epoch, self.seq, self.passing) == (other.epoch, other.seq, other.passing)
+        (self.epoch, self.seq) == (other.epoch, other.seq)
     }
 
     /// Goes on with passing envelopes from there: what a cursor string of this very log has kept.

@@ -55,7 +55,8 @@ struct Untold {
 #[derive(Default)]
 pub(super) struct User {
     here: Option<Box<Here>>,
-    elsewhere: Vec<There>,
+    /// A word where there are no other nodes.
+    elsewhere: Option<Box<Vec<There>>>,
 }
 
 /// Through this node.
@@ -236,17 +237,18 @@ impl Roster {
             info = here.info;
             self.changed(untold, name, user_id);
         }
-        let before = user.elsewhere.len();
-        user.elsewhere.retain_mut(|there| {
+        let elsewhere = user.elsewhere.get_or_insert_default();
+        let before = elsewhere.len();
+        elsewhere.retain_mut(|there| {
             let over = there.going.is_some_and(|at| at <= now);
             if over {
                 info = info.take().or_else(|| there.info.take());
             }
             !over
         });
-        self.elsewhere.fetch_sub(before - user.elsewhere.len(), Ordering::Relaxed);
-        if user.elsewhere.is_empty() {
-            user.elsewhere = Vec::new();
+        self.elsewhere.fetch_sub(before - elsewhere.len(), Ordering::Relaxed);
+        if elsewhere.is_empty() {
+            user.elsewhere = None;
             if user.here.is_none() {
                 room.remove(user_id);
                 if room.len() == 0 {
@@ -341,7 +343,7 @@ impl Roster {
             }
             let Shard { rooms, leaving, .. } = &mut *shard;
             let user = rooms.get_mut(&entry.channel).and_then(|room| room.get_mut(&entry.user_id));
-            if let Some(there) = user.and_then(|user| user.elsewhere.iter_mut().find(|at| at.node == node)) {
+            if let Some(there) = user.and_then(|user| user.on(node)) {
                 let due = there.go(now + SETTLE);
                 leaving.push(Reverse((due, entry.channel, entry.user_id)));
             }
@@ -357,7 +359,7 @@ impl Roster {
             let mut due = Vec::new();
             for (name, room) in &mut shard.rooms {
                 for (user_id, user) in room.iter_mut() {
-                    let there = user.elsewhere.iter_mut().find(|there| there.node == node);
+                    let there = user.on(node);
                     let Some(there) = there.filter(|there| keep != Some(there.generation)) else { continue };
                     let at = match going {
                         Going::Now => now,
@@ -387,9 +389,7 @@ impl Roster {
         now: Instant,
     ) {
         let room = shard.rooms.entry(entry.channel.clone()).or_insert_with(Room::new);
-        let there = room
-            .get_mut(&entry.user_id)
-            .and_then(|user| user.elsewhere.iter_mut().find(|at| at.node == node));
+        let there = room.get_mut(&entry.user_id).and_then(|user| user.on(node));
         let info = place.info.clone().map(|info| self.infos.share(info));
         let fresh = There {
             node,
@@ -414,8 +414,9 @@ impl Roster {
         }
         self.elsewhere.fetch_add(1, Ordering::Relaxed);
         let (user, known) = room.enter(&entry.user_id);
-        user.elsewhere.reserve_exact(1);
-        user.elsewhere.push(fresh);
+        let elsewhere = user.elsewhere.get_or_insert_default();
+        elsewhere.reserve_exact(1);
+        elsewhere.push(fresh);
         if !known && let Some(channel) = self.hub.find(&entry.channel) {
             announce(&channel, &entry.user_id, place.info.as_deref(), true, now);
         }
@@ -429,15 +430,23 @@ impl Drop for Member {
 }
 
 impl User {
+    fn elsewhere(&self) -> impl Iterator<Item = &There> {
+        self.elsewhere.iter().flat_map(|elsewhere| elsewhere.iter())
+    }
+
+    fn on(&mut self, node: NodeId) -> Option<&mut There> {
+        self.elsewhere.as_mut()?.iter_mut().find(|there| there.node == node)
+    }
+
     fn connections(&self) -> u32 {
         let here = self.here.as_ref().map_or(0, |here| here.connections);
-        self.elsewhere.iter().fold(here, |sum, there| sum.saturating_add(there.connections))
+        self.elsewhere().fold(here, |sum, there| sum.saturating_add(there.connections))
     }
 
     /// Where nodes differ, what the one with the lowest number says: so all show the same.
     fn info(&self, node: NodeId) -> Option<&Arc<RawValue>> {
         let here = self.here.as_ref().and_then(|here| Some((node, here.info.as_ref()?)));
-        let elsewhere = self.elsewhere.iter().filter_map(|there| Some((there.node, there.info.as_ref()?)));
+        let elsewhere = self.elsewhere().filter_map(|there| Some((there.node, there.info.as_ref()?)));
         elsewhere.chain(here).min_by_key(|(node, _)| *node).map(|(_, info)| info)
     }
 

@@ -121,8 +121,7 @@ pub fn run(
                 Phase::Http(http) => Box::pin(http.run()).await,
                 Phase::Events(events) => events.run().await,
                 Phase::Poll(poll) => poll.run().await,
-                // Boxed: it alone would be half of the task of those who wait over HTTP.
-                Phase::WebSocket(session) => return Box::pin(session.run()).await,
+                Phase::WebSocket(session) => return session.run().await,
             };
             let Some(next) = next else { return };
             phase = next;

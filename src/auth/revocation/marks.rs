@@ -9,20 +9,20 @@ use sha1::{Digest as _, Sha1};
 use super::{Revocation, Whose};
 use crate::auth::identity::Identity;
 
-/// What a connection can be found by: numbers that its token is likely to share with no other's.
+/// What a connection can be found by: numbers that its token shares with one in 65,536 others, who then look in vain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Of its user.
-    pub user: u32,
+    pub user: u16,
     /// Of its token; 0 without a `jti`.
-    pub token: u32,
+    pub token: u16,
 }
 
 /// The marks of those whose tokens were revoked: who has one of them has to look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revoked {
-    users: Vec<u32>,
-    tokens: Vec<u32>,
+    users: Vec<u16>,
+    tokens: Vec<u16>,
 }
 
 /// A `jti`, as far as it has to be remembered for each connection.
@@ -75,12 +75,13 @@ impl TokenId {
         Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN))
     }
 
-    fn mark(self) -> u32 {
-        let [a, b, c, d, ..] = self.0.get().to_be_bytes();
-        u32::from_be_bytes([a, b, c, d])
+    fn mark(self) -> u16 {
+        let [a, b, ..] = self.0.get().to_be_bytes();
+        u16::from_be_bytes([a, b])
     }
 }
 
-fn mark(user: &str) -> u32 {
-    crc32fast::hash(user.as_bytes())
+fn mark(user: &str) -> u16 {
+    let [a, b, ..] = crc32fast::hash(user.as_bytes()).to_be_bytes();
+    u16::from_be_bytes([a, b])
 }

@@ -91,13 +91,9 @@ impl Batch {
             _ => {
                 let begun =
                     sole.map(|(index, channel, from)| (index, Arc::clone(channel), channel.version(), from));
-                let only_stored = self.fill(edge, subscriptions, user_id, deflate)?;
-                self.of = begun.filter(|_| only_stored).map(|(index, channel, version, from)| Stretch {
-                    channel: Arc::downgrade(&channel),
-                    version,
-                    from,
-                    to: subscriptions.cursor(index),
-                    deflate,
+                let whole = self.fill(edge, subscriptions, user_id, deflate)?;
+                self.of = begun.filter(|_| whole).and_then(|(index, channel, version, from)| {
+                    Stretch::between(&channel, version, (from, subscriptions.cursor(index)), deflate)
                 });
             }
         }
@@ -110,7 +106,7 @@ impl Batch {
         Ok(self.more)
     }
 
-    /// Whether it found nothing but stored messages, which are the same for everybody.
+    /// Whether no gap was among it, each of which is counted.
     fn fill(
         &mut self,
         edge: &Edge,
@@ -120,14 +116,15 @@ impl Batch {
     ) -> Result<bool, Fault> {
         self.frames.clear();
         (self.of, self.count, self.oldest, self.more) = (None, 0, None, false);
-        let (frames, mut later, mut only_stored) = (&mut self.frames, Vec::new(), true);
+        let (frames, mut later, mut whole) = (&mut self.frames, Vec::new(), true);
         let (count, oldest) = (&mut self.count, &mut self.oldest);
         let compresses = |bytes: usize| deflate.is_some_and(|deflate| deflate.covers(bytes));
         self.more = subscriptions.read(edge, user_id, READ_BYTES, |event, _| {
             *count += 1;
             match &event {
                 Event::Message(message) => _ = oldest.get_or_insert(message.appended),
-                Event::Gap(_) | Event::Passing(_) => only_stored = false,
+                Event::Gap(_) => whole = false,
+                Event::Passing(_) => {}
             }
             match event {
                 // The log is locked now, and compressing takes its time.
@@ -144,16 +141,29 @@ impl Batch {
                 Later::Plain(json) => put_frame(&mut self.frames, OpCode::Text, 0, &json),
             }
         }
-        Ok(only_stored)
+        Ok(whole)
     }
 }
 
 impl Stretch {
+    /// What a read has given on its way from one place to the other, if it would be the same for everybody: of passing
+    /// envelopes each sees others, or none.
+    fn between(
+        channel: &Arc<Channel>,
+        version: u64,
+        (from, to): (Cursor, Cursor),
+        deflate: Option<Deflate>,
+    ) -> Option<Self> {
+        let only_stored = from.position().epoch == to.position().epoch && from.passing() == to.passing();
+        only_stored.then(|| Self { channel: Arc::downgrade(channel), version, from, to, deflate })
+    }
+
     /// Whether it is what a read would find that begins there now.
     fn is_before(&self, channel: &Arc<Channel>, cursor: Cursor, deflate: Option<Deflate>) -> bool {
         std::ptr::eq(self.channel.as_ptr(), Arc::as_ptr(channel))
             && self.version == channel.version()
             && self.from.stands_beside(&cursor)
+            && self.from.passing() == cursor.passing()
             && self.deflate == deflate
     }
 }
@@ -164,7 +174,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::channel::{Audience, Channel, Epoch, MessageId, Position, Publication, Resume, Ringer};
+    use crate::channel::{Audience, Epoch, MessageId, Position, Publication, Resume, Ringer, Viewer};
 
     const DEFLATE: Deflate = Deflate { min_bytes: 0, window_bits: NonZero::new(15).unwrap() };
 
@@ -199,21 +209,24 @@ mod tests {
         channel.begin(resume, Instant::now()).0
     }
 
-    /// Only who would read the very same is given what another has read.
+    fn read(channel: &Arc<Channel>, from: Cursor) -> Option<Stretch> {
+        let (version, mut to) = (channel.version(), from);
+        let viewer = Viewer { user_id: "ann", presence: false };
+        channel.read(&mut to, viewer, 1000, |_| {}).ok()?;
+        Stretch::between(channel, version, (from, to), None)
+    }
+
     #[test]
-    fn what_was_read_is_for_those_who_would_read_the_same() {
+    fn what_was_read_is_for_those_who_would_read_the_very_same() {
         let (lobby, other) = (channel("chat:lobby"), channel("chat:other"));
         publish(&lobby);
-        let from = place(&lobby, Resume::Live);
-        let beside = place(&lobby, Resume::Live);
+        let [from, beside] = [place(&lobby, Resume::Live); 2];
         let behind = place(&lobby, Resume::History(1));
         publish(&lobby);
-        let to = place(&lobby, Resume::Live);
-        let read =
-            Stretch { channel: Arc::downgrade(&lobby), version: lobby.version(), from, to, deflate: None };
+        let read = read(&lobby, from).unwrap();
         assert!(read.is_before(&lobby, beside, None));
         assert!(!read.is_before(&lobby, behind, None));
-        assert!(!read.is_before(&lobby, to, None));
+        assert!(!read.is_before(&lobby, read.to, None));
         assert!(!read.is_before(&lobby, beside, Some(DEFLATE)));
         assert!(!read.is_before(&other, beside, None));
         publish(&lobby);
@@ -221,22 +234,20 @@ mod tests {
     }
 
     #[test]
-    fn a_passing_envelope_is_nobody_elses() {
+    fn what_passes_is_for_each_to_read() {
+        let now = Instant::now();
+        for audience in [Audience::OthersThan("ann".into()), Audience::PresenceWatchers] {
+            let lobby = channel("chat:lobby");
+            let from = place(&lobby, Resume::Live);
+            publish(&lobby);
+            assert!(read(&lobby, from).is_some());
+            // Not for the one who reads, but maybe for the next one.
+            lobby.show(now, audience, Bytes::from_static(b"{}"));
+            assert!(read(&lobby, from).is_none());
+        }
         let lobby = channel("chat:lobby");
         let from = place(&lobby, Resume::Live);
-        publish(&lobby);
-        let read = Stretch {
-            channel: Arc::downgrade(&lobby),
-            version: lobby.version(),
-            from,
-            to: from,
-            deflate: None,
-        };
-        lobby.show(Instant::now(), Audience::PresenceWatchers, Bytes::from_static(b"{}"));
-        assert!(!read.is_before(&lobby, from, None));
-        let restarted = Position { epoch: Epoch::new(2), seq: 0 };
-        let version = lobby.version();
-        lobby.restart(restarted, std::iter::empty(), Instant::now());
-        assert_ne!(lobby.version(), version);
+        lobby.restart(Position { epoch: Epoch::new(2), seq: 0 }, std::iter::empty(), now);
+        assert!(read(&lobby, from).is_none(), "a gap is told");
     }
 }

@@ -24,7 +24,7 @@ pub async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
         return wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;
     }
     loop {
-        while let Some(inbound) = wire.arrived.pop_front() {
+        while let Some(inbound) = wire.next_arrived() {
             let inbound = match wire.inflated(inbound) {
                 Ok(inbound) => inbound,
                 Err(fault) => return wire.goodbye(Some(fault.code()), fault.reason(), false).await,

@@ -12,18 +12,23 @@ const COMPACT_BYTES: usize = 64 * 1024;
 /// On the first frame of a compressed message (RFC 7692 §6).
 const RSV1: u8 = 0x40;
 
-/// Bytes on their way out.
+/// Frames on their way out.
 pub struct Outbox {
-    /// Below 4 GB: a few batches above `limits.queue_bytes`.
-    bytes: Vec<u8>,
-    written: u32,
+    /// Nothing while nothing waits.
+    waiting: Option<Box<Waiting>>,
     deflate: Option<Deflate>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    written: usize,
 }
 
 impl Outbox {
     /// Nothing to write yet, and how messages are compressed.
     pub const fn new(deflate: Option<Deflate>) -> Self {
-        Self { bytes: Vec::new(), written: 0, deflate }
+        Self { waiting: None, deflate }
     }
 
     /// How messages are compressed.
@@ -33,7 +38,7 @@ impl Outbox {
 
     /// Adds frames that are ready.
     pub fn frames(&mut self, frames: &[u8]) {
-        self.bytes.extend_from_slice(frames);
+        self.waiting.get_or_insert_default().bytes.extend_from_slice(frames);
     }
 
     /// Adds a text or binary message that is for this client alone.
@@ -59,49 +64,46 @@ impl Outbox {
 
     /// What is still to be written.
     pub fn rest(&self) -> &[u8] {
-        &self.bytes[self.written()..]
+        self.waiting.as_ref().map_or(&[], |waiting| &waiting.bytes[waiting.written..])
     }
 
     /// `count` bytes of the rest are written. Once nothing is left, the buffer is given back.
     pub fn advance(&mut self, count: usize) {
-        self.written += u32::try_from(count).expect("no more is written than there is");
-        if self.written() == self.bytes.len() {
-            self.clear();
-        }
+        let Some(waiting) = &mut self.waiting else { return };
+        waiting.written += count;
+        self.waiting.take_if(|waiting| waiting.written == waiting.bytes.len());
     }
 
     /// Throws away what waits, and its buffer.
     pub fn clear(&mut self) {
-        (self.bytes, self.written) = (Vec::new(), 0);
+        self.waiting = None;
     }
 
     /// What waits has to wait for the client: from now on it takes no more room than it needs.
     pub fn settle(&mut self) {
-        if self.bytes.capacity() > 2 * self.bytes.len() {
-            self.bytes.shrink_to_fit();
+        if let Some(waiting) = &mut self.waiting
+            && waiting.bytes.capacity() > 2 * waiting.bytes.len()
+        {
+            waiting.bytes.shrink_to_fit();
         }
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.waiting.is_none()
     }
 
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.written()
-    }
-
-    fn written(&self) -> usize {
-        self.written as usize
+        self.rest().len()
     }
 
     fn push(&mut self, opcode: OpCode, reserved: u8, payload: &[u8]) {
-        if self.written() > COMPACT_BYTES.max(self.bytes.len() / 2) {
-            self.bytes.drain(..self.written());
-            self.written = 0;
+        let Waiting { bytes, written } = &mut **self.waiting.get_or_insert_default();
+        if *written > COMPACT_BYTES.max(bytes.len() / 2) {
+            bytes.drain(..std::mem::take(written));
         }
-        put_frame(&mut self.bytes, opcode, reserved, payload);
+        put_frame(bytes, opcode, reserved, payload);
     }
 }
 

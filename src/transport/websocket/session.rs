@@ -1,6 +1,5 @@
 //! One client on a WebSocket, from the first envelope to the close: requests in, answers and what its cursors read out.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -130,12 +129,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Box::pin(self.join_opening()).await;
         loop {
             // Boxed: what requests need while they are served must not be held by every idle connection.
-            if !self.wire.arrived.is_empty()
+            if self.wire.has_arrived()
                 && let Err(end) = Box::pin(self.hear_all()).await
             {
                 return end;
             }
-            if self.wire.arrived.is_empty()
+            if !self.wire.has_arrived()
                 && let Some(loss) = self.ends.as_mut().and_then(|ends| ends.lost.take())
             {
                 return End::of(&loss, &self.edge.config.limits);
@@ -154,15 +153,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let lost = self.ends.as_ref().and_then(|ends| ends.lost.as_ref());
         let gone = matches!(lost, Some(Loss::Eof | Loss::Io(_)));
         while gone || self.has_room() {
-            let Some(inbound) = self.wire.arrived.pop_front() else { break };
+            let Some(inbound) = self.wire.next_arrived() else { break };
             self.hear(inbound, gone).await?;
             if gone {
                 self.wire.outbox.clear();
             }
-        }
-        if self.wire.arrived.is_empty() {
-            // Room for four would be kept for as long as the connection lives.
-            self.wire.arrived = VecDeque::new();
         }
         Ok(())
     }
@@ -188,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return Poll::Ready(heard.map_or_else(Turn::Lost, |()| Turn::Heard));
             }
             // What did not fit before is served as soon as there is room for its answers.
-            if !self.wire.arrived.is_empty() && self.has_room() {
+            if self.wire.has_arrived() && self.has_room() {
                 return Poll::Ready(Turn::Due);
             }
             if self.wire.is_busy() {
@@ -477,10 +472,10 @@ mod tests {
     use super::*;
 
     /// The largest part of an idle connection that is ours. With a socket and its clock for the stream 16 bytes more; the
-    /// allocator has no size between 384 and 448.
+    /// allocator has no size between 320 and 384.
     #[test]
     fn a_session_fits_its_size_class() {
         let size = size_of::<Session<tokio::net::TcpStream>>();
-        assert!(size <= 384 - 16, "{size}");
+        assert!(size <= 320 - 16, "{size}");
     }
 }

@@ -36,8 +36,8 @@ pub struct Wire<S> {
     reader: FrameReader,
     /// To the client.
     pub outbox: Outbox,
-    /// From the client, not yet served.
-    pub arrived: VecDeque<Inbound>,
+    /// From the client, not yet served; nothing while there is nothing, for an idle connection pays for its room.
+    arrived: Option<Box<VecDeque<Inbound>>>,
     flushing: bool,
     /// Above this many unwritten bytes nothing more is read: who floods us with pings must take the pongs.
     queue_bytes: u32,
@@ -63,17 +63,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             stream,
             reader: FrameReader::new(limits.message_bytes, deflate.is_some()),
             outbox: Outbox::new(deflate),
-            arrived: VecDeque::new(),
+            arrived: None,
             flushing: false,
             queue_bytes: u32::try_from(limits.queue_bytes).unwrap_or(u32::MAX),
         };
-        let fed = wire.reader.feed(unread, &mut wire.arrived).map_err(Loss::Violation);
+        let fed = wire.feed(unread);
         (wire, fed)
+    }
+
+    /// Whether something is there to be served.
+    pub fn has_arrived(&self) -> bool {
+        self.arrived.is_some()
+    }
+
+    /// The next to be served.
+    pub fn next_arrived(&mut self) -> Option<Inbound> {
+        let inbound = self.arrived.as_mut()?.pop_front();
+        self.arrived.take_if(|arrived| arrived.is_empty());
+        inbound
     }
 
     /// Whether the client is being listened to: not while it has to take what waits for it.
     pub fn listens(&self) -> bool {
-        self.arrived.is_empty() && self.outbox.len() < self.queue_bytes as usize
+        !self.has_arrived() && self.outbox.len() < self.queue_bytes as usize
     }
 
     /// Whether what was written last is still on its way out.
@@ -104,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Whether a message has begun to come and nothing has come whole since.
     pub fn is_amid_message(&self) -> bool {
-        self.arrived.is_empty() && !self.reader.is_between_messages()
+        !self.has_arrived() && !self.reader.is_between_messages()
     }
 
     /// What has come, its turn having come as well: no [`Inbound::Deflated`] any more.
@@ -167,16 +179,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Reads on until the peer's close or its end. After a violation what it sends can't be read as frames: it is
     /// thrown away, for a socket that is closed with unread bytes takes the close frame back.
     async fn wait_for_close(&mut self) {
-        self.arrived.clear();
+        self.arrived = None;
         loop {
             match std::future::poll_fn(|context| self.poll_read(context)).await {
                 Ok(()) | Err(Loss::Violation(_)) => {}
                 Err(Loss::Eof | Loss::Io(_)) => return,
             }
-            if self.arrived.drain(..).any(|inbound| matches!(inbound, Inbound::Close(_))) {
+            let arrived = self.arrived.take().unwrap_or_default();
+            if arrived.iter().any(|inbound| matches!(inbound, Inbound::Close(_))) {
                 return;
             }
         }
+    }
+
+    fn feed(&mut self, fresh: &[u8]) -> Result<(), Loss> {
+        let fed = self.reader.feed(fresh, self.arrived.get_or_insert_default());
+        self.arrived.take_if(|arrived| arrived.is_empty());
+        fed.map_err(Loss::Violation)
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -201,6 +220,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if buffer.filled().is_empty() {
             return Poll::Ready(Err(Loss::Eof));
         }
-        Poll::Ready(self.reader.feed(buffer.filled(), &mut self.arrived).map_err(Loss::Violation))
+        Poll::Ready(self.feed(buffer.filled()))
     }
 }

@@ -53,10 +53,11 @@ pub struct Progress {
 /// Follows the frames of one connection. Costs 64 bytes at most and no heap.
 #[derive(Debug)]
 pub struct Guard {
-    message_bytes: usize,
-    deflate: bool,
+    /// 1 GB at most, whatever the limit.
+    message_bytes: u32,
     /// Payload bytes that the open message has announced; never above the limit.
-    announced: usize,
+    announced: u32,
+    deflate: bool,
     /// One is enough for messages and for a close reason between their fragments: nothing is read after a
     /// Close.
     utf8: Utf8,
@@ -102,7 +103,7 @@ impl Guard {
     /// A guard for a connection whose handshake has just ended.
     pub fn new(limits: Limits) -> Self {
         Self {
-            message_bytes: limits.message_bytes,
+            message_bytes: u32::try_from(limits.message_bytes).map_or(1 << 30, |bytes| bytes.min(1 << 30)),
             deflate: limits.deflate,
             announced: 0,
             utf8: Utf8::START,
@@ -115,7 +116,7 @@ impl Guard {
 
     /// Most payload bytes of one message, as [`Limits`] has it.
     pub const fn message_bytes(&self) -> usize {
-        self.message_bytes
+        self.message_bytes as usize
     }
 
     /// Scans `fresh`, the bytes that came after all bytes scanned before, cut anywhere. Bytes after a Close
@@ -225,7 +226,7 @@ impl Guard {
             }
             Kind::Text | Kind::Binary | Kind::Deflated => {
                 self.open = Some(frame.kind);
-                self.announced += frame.left;
+                self.announced += u32::try_from(frame.left).expect("a frame keeps the limit");
             }
             Kind::Close => self.utf8 = Utf8::START,
             Kind::Heartbeat => {}
@@ -270,7 +271,7 @@ impl Guard {
             return Err(Fault::CloseTooShort);
         }
         let Some((left, rest)) = length(short, rest)? else { return Ok(None) };
-        if !control && left > self.most(kind) - self.announced {
+        if !control && left > self.most(kind) - self.announced as usize {
             return Err(Fault::MessageTooLarge);
         }
         let Some((key, rest)) = rest.split_first_chunk() else { return Ok(None) };
@@ -325,7 +326,7 @@ impl Guard {
     /// long it really is shows when it is inflated.
     #[inline]
     fn most(&self, kind: Kind) -> usize {
-        let bytes = self.message_bytes;
+        let bytes = self.message_bytes();
         if kind == Kind::Deflated { bytes + bytes / 1024 + 64 } else { bytes }
     }
 }
