@@ -31,6 +31,8 @@ pub enum Growth {
     Size,
     /// Messages that a channel holds, with 100 members.
     History,
+    /// How long writes to the 1,000 members of a busy channel are gathered, in microseconds.
+    Gathering,
 }
 
 /// What it cost with so much of it. What a figure is of depends on what grows.
@@ -68,13 +70,16 @@ const SOME: usize = 100;
 /// Channels that have messages where channels grow, and how many of the others one connection joins.
 const ACTIVE: usize = 500;
 const JOINED_BY_ONE: usize = 100;
+/// Members and messages in a second of the channel whose writes are gathered: each member's own come 1 ms apart.
+const BUSY: (usize, f64) = (1000, 1000.0);
 const DATA_BYTES: usize = 128;
 const PATIENCE: Duration = Duration::from_mins(2);
 const SETTLE: Duration = Duration::from_secs(2);
 
 impl Growth {
     /// Each of them, in the order of reports.
-    pub const ALL: [Self; 5] = [Self::Connections, Self::Members, Self::Channels, Self::Size, Self::History];
+    pub const ALL: [Self; 6] =
+        [Self::Connections, Self::Members, Self::Channels, Self::Size, Self::History, Self::Gathering];
 
     /// What stands under the axis.
     pub fn axis(self) -> &'static str {
@@ -84,6 +89,7 @@ impl Growth {
             Self::Channels => "open channels",
             Self::Size => "bytes of a message",
             Self::History => "messages held in history",
+            Self::Gathering => "µs that writes to a busy channel are gathered",
         }
     }
 
@@ -93,7 +99,7 @@ impl Growth {
             Self::Connections => Some(("connection", "connection")),
             Self::Members => Some(("member", "member")),
             Self::Channels => Some(("channel", "join")),
-            Self::Size => None,
+            Self::Size | Self::Gathering => None,
             Self::History => Some(("message held", "message caught up")),
         }
     }
@@ -111,6 +117,8 @@ impl Growth {
             (Self::Size, true) => &[64, 4096, 65_536],
             (Self::History, false) => &[1, 10, 100, 1000, 10_000],
             (Self::History, true) => &[1, 2000],
+            (Self::Gathering, false) => &[0, 250, 1000, 2000, 4000, 8000, 16_000],
+            (Self::Gathering, true) => &[0, 1000, 4000],
         };
         let room = open_files.saturating_sub(300);
         let connections = matches!(self, Self::Connections | Self::Members);
@@ -128,6 +136,9 @@ impl Growth {
                 settings.set("channels.default.history_size", 4096)
             }
             Self::Size => settings.set("limits.message_bytes", 256 << 10),
+            Self::Gathering => {
+                settings.set("limits.gathering", format!("{at}us")).set("channels.default.history_size", 4096)
+            }
             Self::History => settings
                 .set("channels.default.history_size", at.max(1))
                 .set("channels.default.history_bytes", 256 << 20),
@@ -166,6 +177,11 @@ pub fn growth(
             point.steady(&mut crowd, 20.0, duration, many)?;
         }
         Growth::History => point.history(subject, audience(SOME, 1), duration)?,
+        Growth::Gathering => {
+            let (members, rate) = BUSY;
+            let mut crowd = Crowd::join(subject, audience(members, 1), false)?;
+            point.steady(&mut crowd, rate, duration, DATA_BYTES)?;
+        }
     }
     Ok(point)
 }

@@ -83,12 +83,13 @@ pub fn charts(report: &Report) -> Vec<Chart> {
     charts
 }
 
-const GROWTHS: [(Measure, &str); 5] = [
+const GROWTHS: [(Measure, &str); 6] = [
     (Measure::GrowConnections, "connections.svg"),
     (Measure::GrowMembers, "members.svg"),
     (Measure::GrowChannels, "channels.svg"),
     (Measure::GrowSize, "size.svg"),
     (Measure::GrowHistory, "history.svg"),
+    (Measure::GrowGathering, "gathering.svg"),
 ];
 
 /// What grows, and beside each other what a unit of work costs with so much of it.

@@ -60,6 +60,8 @@ pub enum Measure {
     GrowSize,
     /// As history does.
     GrowHistory,
+    /// As writes under load are gathered for longer.
+    GrowGathering,
 }
 
 /// What was measured of it.
@@ -151,6 +153,7 @@ impl Measure {
             Self::GrowChannels => Growth::Channels,
             Self::GrowSize => Growth::Size,
             Self::GrowHistory => Growth::History,
+            Self::GrowGathering => Growth::Gathering,
             _ => return None,
         })
     }

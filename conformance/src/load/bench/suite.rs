@@ -251,6 +251,7 @@ fn cases(scale: &Scale) -> Vec<Case> {
         Measure::GrowChannels,
         Measure::GrowSize,
         Measure::GrowHistory,
+        Measure::GrowGathering,
     ];
     for measure in grow {
         add(measure, Transport::WebSocket, false, &[Kind::Tidegate]);
@@ -336,7 +337,8 @@ fn measure(case: Case, plan: &Plan, tools: &Tools) -> Result<Value, String> {
         | Measure::GrowMembers
         | Measure::GrowChannels
         | Measure::GrowSize
-        | Measure::GrowHistory => unreachable!("each of its points has a server of its own"),
+        | Measure::GrowHistory
+        | Measure::GrowGathering => unreachable!("each of its points has a server of its own"),
     };
     value.map_err(|error| error.to_string())
 }
