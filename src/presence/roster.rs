@@ -34,12 +34,17 @@ pub struct Roster {
     full: AtomicBool,
 }
 
+type Looks = BinaryHeap<Reverse<(Instant, ChannelName, Arc<str>)>>;
+
 #[derive(Default)]
 struct Shard {
     /// By name, so that there is an order to go on in.
     rooms: BTreeMap<ChannelName, Room>,
-    /// When to look at whom again; an entry that is no longer true is passed over.
-    leaving: BinaryHeap<Reverse<(Instant, ChannelName, Arc<str>)>>,
+    /// When to look at whom again who is on other nodes; an entry that is no longer true is passed over.
+    leaving: Looks,
+    /// The same for who is on this one: one entry for each, however often it goes and comes, as a poll does with every
+    /// message.
+    leaving_here: Looks,
     untold: Untold,
 }
 
@@ -63,6 +68,8 @@ struct Here {
     connections: u32,
     info: Option<Arc<RawValue>>,
     lease: Lease,
+    /// It has its entry in `leaving_here`, for `gone_at` or earlier.
+    looked_at: bool,
     /// Once no connection is left: until when the user still counts as there.
     gone_at: Instant,
 }
@@ -170,9 +177,9 @@ impl Roster {
         let name = channel.name();
         let mut shard = self.shard(name).lock();
         let (user, known) = shard.rooms.entry(name.clone()).or_insert_with(Room::new).enter(user_id);
-        let here = user
-            .here
-            .get_or_insert_with(|| Box::new(Here { connections: 0, info: None, lease, gone_at: now }));
+        let here = user.here.get_or_insert_with(|| {
+            Box::new(Here { connections: 0, info: None, lease, looked_at: false, gone_at: now })
+        });
         here.connections += 1;
         here.lease = lease;
         here.info = info.cloned().or_else(|| here.info.take());
@@ -205,6 +212,11 @@ impl Roster {
         let now = now();
         for shard in &self.shards {
             let mut shard = shard.lock();
+            // First: what is looked at below may be gone without its entry.
+            while shard.leaving_here.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
+                let Some(Reverse((_, name, user_id))) = shard.leaving_here.pop() else { break };
+                self.look_here(&mut shard, name, user_id, now);
+            }
             while shard.leaving.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
                 let Some(Reverse((_, name, user_id))) = shard.leaving.pop() else { break };
                 self.look_at(&mut shard, &name, &user_id, now);
@@ -214,16 +226,29 @@ impl Roster {
 
     fn leave(&self, member: &Member) {
         let mut shard = self.shard(&member.channel).lock();
-        let Shard { rooms, leaving, untold } = &mut *shard;
+        let Shard { rooms, leaving_here, untold, .. } = &mut *shard;
         let user = rooms.get_mut(&member.channel).and_then(|room| room.get_mut(&member.user_id));
         let Some(here) = user.and_then(|user| user.here.as_mut()) else { return };
         here.connections = here.connections.saturating_sub(1);
         let settle = if self.node.get().is_some() { SETTLE } else { Duration::ZERO };
         here.gone_at = here.gone_at.max(now() + grace(member.lease.seconds()) + settle);
-        if here.connections == 0 {
-            leaving.push(Reverse((here.gone_at, member.channel.clone(), Arc::clone(&member.user_id))));
+        if here.connections == 0 && !std::mem::replace(&mut here.looked_at, true) {
+            leaving_here.push(Reverse((here.gone_at, member.channel.clone(), Arc::clone(&member.user_id))));
         }
         self.changed(untold, &member.channel, &member.user_id);
+    }
+
+    /// Looks at who has left this node, and may have come again since.
+    fn look_here(&self, shard: &mut Shard, name: ChannelName, user_id: Arc<str>, now: Instant) {
+        let user = shard.rooms.get_mut(&name).and_then(|room| room.get_mut(&user_id));
+        let Some(here) = user.and_then(|user| user.here.as_mut()) else { return };
+        if here.connections > 0 {
+            here.looked_at = false;
+        } else if here.gone_at > now {
+            shard.leaving_here.push(Reverse((here.gone_at, name, user_id)));
+        } else {
+            self.look_at(shard, &name, &user_id, now);
+        }
     }
 
     /// Takes out of a user what is over, and the user if nothing is left of it.
