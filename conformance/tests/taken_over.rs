@@ -243,6 +243,68 @@ async fn a_body_of_one_that_waits_is_no_request() {
     }
 }
 
+/// A token that was good on a connection is looked at again each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_no_longer_than_it_is_anywhere() {
+    let mut room = Room::alone(&Settings::profile(), 1).await.unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for (name, end) in [("short", now + 4), ("taken-back", now + 600)] {
+        let claims = json!({"sub": name, "jti": name, "exp": end, "channels": {"join": ["*"]}});
+        room.token = room.edge.target.tokens.mint(&claims);
+        let mut cursor = place(&room).await;
+        let mut connection = Connection::open(&room.edge.target).await.unwrap();
+        for _ in 0..3 {
+            connection.send(&poll(&room, &cursor, 60)).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+            room.publish(0, "1").await.unwrap();
+            cursor = Polled::of(&answer(&mut connection).await).unwrap().cursor;
+        }
+        // Somebody else's, in between, is somebody else.
+        let other =
+            Request::get("/v1/poll?channels=user:other").bearer(&room.edge.target.tokens.user("other"));
+        answer_of(&mut connection, &other).await.expect_status(200).unwrap();
+        answer_of(&mut connection, &poll(&room, &cursor, 0)).await.expect_status(200).unwrap();
+        if name == "taken-back" {
+            let mut admin = Connection::open(room.edge.admin.as_ref().unwrap()).await.unwrap();
+            let revoke = Request::post("/revocations", &json!({"jti": name, "seconds": 600}));
+            assert!((200..300).contains(&admin.exchange(&revoke).await.unwrap().head.status));
+        } else {
+            sleep(Duration::from_secs(4)).await;
+        }
+        let refused = answer_of(&mut connection, &poll(&room, &cursor, 0)).await;
+        assert_eq!(refused.head.status, 401, "{name}");
+        assert_eq!(refused.json().unwrap()["code"], 4002, "{name}");
+        // The connection is good all the same.
+        answer_of(&mut connection, &other).await.expect_status(200).unwrap();
+    }
+}
+
+async fn answer_of(connection: &mut Connection, request: &Request) -> Response {
+    connection.send(request).await.unwrap();
+    answer(connection).await
+}
+
+/// A late answer that is larger than what is in flight goes out in pieces, whatever stands behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_late_answer_is_whole_for_who_reads_slowly() {
+    for settings in both() {
+        let mut room = Room::open(&settings, 2).await.unwrap();
+        let cursor = place(&room).await;
+        let dial = Dial { receive_buffer: Some(4096), ..Dial::default() };
+        let mut connection = Connection::dial(&room.edge.target, dial).await.unwrap();
+        connection.send(&poll(&room, &cursor, 60)).await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+        connection.send(&short(&room)).await.unwrap();
+        let big = json!("x".repeat(60_000)).to_string();
+        room.publish(0, &big).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        let polled = Polled::of(&answer(&mut connection).await).unwrap();
+        assert_eq!(polled.envelopes.len(), 1);
+        assert!(polled.raw.len() > 60_000, "{}", polled.raw.len());
+        assert!(answer(&mut connection).await.json().unwrap()["total"].is_u64());
+    }
+}
+
 async fn cut(stream: Stream, how: usize) -> Option<Stream> {
     let mut stream = stream;
     match how {
