@@ -14,7 +14,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
@@ -113,8 +113,7 @@ async fn serve(
     let service =
         service_fn(move |request: Request<Incoming>| Box::pin(router::route(Arc::clone(&routed), request)));
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // Ours: hyper's runs while a kept-alive connection waits for its next request, too.
+        // Ours, for which it needs no timer: hyper's runs while a kept-alive connection waits for its next request, too.
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
         .keep_alive(context.refusal.is_none())

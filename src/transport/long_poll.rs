@@ -154,11 +154,13 @@ impl Waiting {
 
     /// Leaves its channels; what it knows of its connection is for the next request.
     pub fn rest(self) -> Rest {
-        let Self { edge, who, proof, subscriptions, mut door, .. } = self;
+        let Self { edge, who, proof, subscriptions, deadline, mut door, .. } = self;
         let wake = Arc::clone(subscriptions.wake());
         let until = edge.bells.now() + edge.config.listen.idle_timeout;
-        door.ring_at(until);
-        Rest { edge, wake, until, known: proof.map(|proof| Known { who, proof }), _door: door }
+        if until < deadline {
+            door.ring_at(until);
+        }
+        Rest { edge, wake, until, known: proof.map(|proof| Known { who, proof }), door }
     }
 
     /// Counts what is said; the cursor after it.
@@ -174,7 +176,8 @@ pub struct Rest {
     wake: Arc<Wake>,
     until: Moment,
     known: Option<Known>,
-    _door: Doorbell,
+    /// Set as it was for the poll: most often the next request is there long before that.
+    door: Doorbell,
 }
 
 impl Rest {
@@ -185,6 +188,7 @@ impl Rest {
             if self.until <= self.edge.bells.now() {
                 break;
             }
+            self.door.ring_at(self.until);
         }
         Poll::Ready(())
     }

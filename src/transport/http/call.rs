@@ -147,7 +147,9 @@ impl Call {
                 ));
             }
         };
-        Ok(Caller { edge: Arc::clone(&self.edge), who, client_id: Uuid::new_v4(), transport })
+        // A poll sends nothing that would carry it.
+        let client_id = if transport == Transport::Poll { self.connection } else { Uuid::new_v4() };
+        Ok(Caller { edge: Arc::clone(&self.edge), who, client_id, transport })
     }
 
     /// One line per failure, for audit.
