@@ -279,6 +279,50 @@ async fn a_token_is_good_no_longer_than_it_is_anywhere() {
     }
 }
 
+/// Behind a late answer a connection is idle as any other: for so long, and with so long for the next head.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_late_answer_time_runs_as_anywhere() {
+    let settings = Settings::profile().set("listen.idle_timeout", "3s").set("listen.request_timeout", "1s");
+    for settings in [settings.clone(), settings.over_tls()] {
+        let room = Room::alone(&settings, 1).await.unwrap();
+        // One whose time as a poll would be over before that as an idle connection, and one with more.
+        for (wait, begins) in [(1, false), (60, false), (60, true)] {
+            let cursor = place(&room).await;
+            let mut connection = pipeline(&room, &[&poll(&room, &cursor, wait)]).await;
+            sleep(Duration::from_millis(100)).await;
+            // On a connection of its own, since time runs on the room's as well.
+            let news = Request::post(format!("/v1/channels/{}/messages", room.channels[0]), &json!(1));
+            let news = news.bearer(&room.edge.target.tokens.server("publisher"));
+            let mut publisher = Connection::open(&room.edge.target).await.unwrap();
+            answer_of(&mut publisher, &news).await.expect_status(201).unwrap();
+            assert_eq!(Polled::of(&answer(&mut connection).await).unwrap().envelopes.len(), 1);
+            sleep(Duration::from_millis(1500)).await;
+            let mut expected = Duration::from_millis(1500);
+            if begins {
+                connection.stream().write_all(b"GET /v1/poll").await.unwrap();
+                connection.stream().flush().await.unwrap();
+                expected = Duration::from_secs(1);
+            }
+            let begun = Instant::now();
+            let mut rest = Vec::new();
+            timeout(SOON, connection.stream().read_to_end(&mut rest)).await.expect("it ends").unwrap();
+            let took = begun.elapsed();
+            assert!(
+                rest.is_empty() && took + Duration::from_millis(100) > expected,
+                "{wait} {begins}: {took:?}"
+            );
+            assert!(took < expected + Duration::from_secs(1), "{wait} {begins}: {took:?}");
+        }
+        let cursor = place(&room).await;
+        let mut connection = pipeline(&room, &[&poll(&room, &cursor, 1)]).await;
+        assert_eq!(Polled::of(&answer(&mut connection).await).unwrap().envelopes.len(), 0);
+        let begun = Instant::now();
+        room.edge.begin_drain().unwrap();
+        assert_eq!(connection.stream().read(&mut [0; 64]).await.unwrap(), 0);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+}
+
 async fn answer_of(connection: &mut Connection, request: &Request) -> Response {
     connection.send(request).await.unwrap();
     answer(connection).await
