@@ -106,8 +106,8 @@ fn bearer(headers: &HeaderMap) -> Found {
     let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ').unwrap_or(value.len()));
     let token = token.trim_ascii_start();
     // No early end, so that it is a few instructions for all of it.
-    let is_one = token.iter().fold(true, |is_one, byte| is_one & byte.is_ascii_graphic() & (*byte != b','));
-    if !scheme.eq_ignore_ascii_case(b"bearer") || !is_one {
+    let odd = token.iter().fold(0, |odd, byte| odd | u8::from(!byte.is_ascii_graphic() || *byte == b','));
+    if !scheme.eq_ignore_ascii_case(b"bearer") || odd != 0 {
         return Err(REFUSED);
     }
     text(token).map(Some)

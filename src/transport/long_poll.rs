@@ -63,6 +63,9 @@ pub async fn poll(call: &Call) -> Result<Waiting, Fault> {
     })
 }
 
+/// Header lines. A map of them would take 800 bytes.
+struct Lines(Vec<u8>);
+
 /// A poll on its way to an answer.
 pub struct Waiting {
     edge: Arc<Edge>,
@@ -75,8 +78,8 @@ pub struct Waiting {
     deadline: Moment,
     /// The revocations that it has seen.
     seen: u32,
-    /// Lines for the page that asks. A map of headers would take 800 bytes.
-    cors: Option<Box<Vec<u8>>>,
+    /// For the page that asks.
+    cors: Option<Box<Lines>>,
     door: Doorbell,
     _active: ActiveGuard,
 }
@@ -128,14 +131,14 @@ impl Waiting {
         if origin != Origin::None {
             let mut headers = HeaderMap::new();
             origin.write_cors(&mut headers);
-            self.cors = Some(Box::new(late::lines(&headers)));
+            self.cors = Some(Box::new(Lines(late::lines(&headers))));
         }
     }
 
     /// The answer to a request that is there no more, or the refusal, head and all.
     pub fn late_answer(&mut self, over: Result<(), Box<Fault>>, manner: Manner) -> Vec<u8> {
         let cors = self.cors.take();
-        let cors = cors.as_ref().map_or(&b"vary: Origin\r\n"[..], |lines| lines);
+        let cors = cors.as_ref().map_or(&b"vary: Origin\r\n"[..], |lines| &lines.0);
         if let Err(fault) = over {
             self.edge.metrics.fault(Transport::Poll, fault.kind);
             let (refusal, mut body) = problem(&fault).into_parts();

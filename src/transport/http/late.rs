@@ -75,7 +75,6 @@ fn write_date(head: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::time::Duration;
 
     use futures_util::FutureExt as _;
     use hyper::server::conn::http1;
