@@ -24,7 +24,7 @@ use crate::hub::Hub;
 pub struct Roster {
     hub: Arc<Hub>,
     /// By the channel's hash: every join on this node and all that others say comes through here.
-    shards: Box<[Mutex<Shard>]>,
+    pub(super) shards: Box<[Mutex<Shard>]>,
     infos: Infos,
     /// This node, once there can be others.
     node: OnceLock<NodeId>,
@@ -37,14 +37,14 @@ pub struct Roster {
 type Looks = BinaryHeap<Reverse<(Instant, ChannelName, Arc<str>)>>;
 
 #[derive(Default)]
-struct Shard {
+pub(super) struct Shard {
     /// By name, so that there is an order to go on in.
     rooms: BTreeMap<ChannelName, Room>,
     /// When to look at whom again who is on other nodes; an entry that is no longer true is passed over.
     leaving: Looks,
     /// The same for who is on this one: one entry for each, however often it goes and comes, as a poll does with every
     /// message.
-    leaving_here: Looks,
+    pub(super) leaving_here: Looks,
     untold: Untold,
 }
 
