@@ -243,6 +243,112 @@ async fn a_body_of_one_that_waits_is_no_request() {
     }
 }
 
+/// A token that was good on a connection is looked at again each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_no_longer_than_it_is_anywhere() {
+    let mut room = Room::alone(&Settings::profile(), 1).await.unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for (name, end) in [("short", now + 4), ("taken-back", now + 600)] {
+        let claims = json!({"sub": name, "jti": name, "exp": end, "channels": {"join": ["*"]}});
+        room.token = room.edge.target.tokens.mint(&claims);
+        let mut cursor = place(&room).await;
+        let mut connection = Connection::open(&room.edge.target).await.unwrap();
+        for _ in 0..3 {
+            connection.send(&poll(&room, &cursor, 60)).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+            room.publish(0, "1").await.unwrap();
+            cursor = Polled::of(&answer(&mut connection).await).unwrap().cursor;
+        }
+        // Somebody else's, in between, is somebody else.
+        let other =
+            Request::get("/v1/poll?channels=user:other").bearer(&room.edge.target.tokens.user("other"));
+        answer_of(&mut connection, &other).await.expect_status(200).unwrap();
+        answer_of(&mut connection, &poll(&room, &cursor, 0)).await.expect_status(200).unwrap();
+        if name == "taken-back" {
+            let mut admin = Connection::open(room.edge.admin.as_ref().unwrap()).await.unwrap();
+            let revoke = Request::post("/revocations", &json!({"jti": name, "seconds": 600}));
+            assert!((200..300).contains(&admin.exchange(&revoke).await.unwrap().head.status));
+        } else {
+            sleep(Duration::from_secs(4)).await;
+        }
+        let refused = answer_of(&mut connection, &poll(&room, &cursor, 0)).await;
+        assert_eq!(refused.head.status, 401, "{name}");
+        assert_eq!(refused.json().unwrap()["code"], 4002, "{name}");
+        // The connection is good all the same.
+        answer_of(&mut connection, &other).await.expect_status(200).unwrap();
+    }
+}
+
+/// Behind a late answer a connection is idle as any other: for so long, and with so long for the next head.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_late_answer_time_runs_as_anywhere() {
+    let settings = Settings::profile().set("listen.idle_timeout", "3s").set("listen.request_timeout", "1s");
+    for settings in [settings.clone(), settings.over_tls()] {
+        let room = Room::alone(&settings, 1).await.unwrap();
+        // One whose time as a poll would be over before that as an idle connection, and one with more.
+        for (wait, begins) in [(1, false), (60, false), (60, true)] {
+            let cursor = place(&room).await;
+            let mut connection = pipeline(&room, &[&poll(&room, &cursor, wait)]).await;
+            sleep(Duration::from_millis(100)).await;
+            // On a connection of its own, since time runs on the room's as well.
+            let news = Request::post(format!("/v1/channels/{}/messages", room.channels[0]), &json!(1));
+            let news = news.bearer(&room.edge.target.tokens.server("publisher"));
+            let mut publisher = Connection::open(&room.edge.target).await.unwrap();
+            answer_of(&mut publisher, &news).await.expect_status(201).unwrap();
+            assert_eq!(Polled::of(&answer(&mut connection).await).unwrap().envelopes.len(), 1);
+            sleep(Duration::from_millis(1500)).await;
+            let mut expected = Duration::from_millis(1500);
+            if begins {
+                connection.stream().write_all(b"GET /v1/poll").await.unwrap();
+                connection.stream().flush().await.unwrap();
+                expected = Duration::from_secs(1);
+            }
+            let begun = Instant::now();
+            let mut rest = Vec::new();
+            timeout(SOON, connection.stream().read_to_end(&mut rest)).await.expect("it ends").unwrap();
+            let took = begun.elapsed();
+            assert!(
+                rest.is_empty() && took + Duration::from_millis(100) > expected,
+                "{wait} {begins}: {took:?}"
+            );
+            assert!(took < expected + Duration::from_secs(1), "{wait} {begins}: {took:?}");
+        }
+        let cursor = place(&room).await;
+        let mut connection = pipeline(&room, &[&poll(&room, &cursor, 1)]).await;
+        assert_eq!(Polled::of(&answer(&mut connection).await).unwrap().envelopes.len(), 0);
+        let begun = Instant::now();
+        room.edge.begin_drain().unwrap();
+        assert_eq!(connection.stream().read(&mut [0; 64]).await.unwrap(), 0);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+}
+
+async fn answer_of(connection: &mut Connection, request: &Request) -> Response {
+    connection.send(request).await.unwrap();
+    answer(connection).await
+}
+
+/// A late answer that is larger than what is in flight goes out in pieces, whatever stands behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_late_answer_is_whole_for_who_reads_slowly() {
+    for settings in both() {
+        let mut room = Room::open(&settings, 2).await.unwrap();
+        let cursor = place(&room).await;
+        let dial = Dial { receive_buffer: Some(4096), ..Dial::default() };
+        let mut connection = Connection::dial(&room.edge.target, dial).await.unwrap();
+        connection.send(&poll(&room, &cursor, 60)).await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+        connection.send(&short(&room)).await.unwrap();
+        let big = json!("x".repeat(60_000)).to_string();
+        room.publish(0, &big).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        let polled = Polled::of(&answer(&mut connection).await).unwrap();
+        assert_eq!(polled.envelopes.len(), 1);
+        assert!(polled.raw.len() > 60_000, "{}", polled.raw.len());
+        assert!(answer(&mut connection).await.json().unwrap()["total"].is_u64());
+    }
+}
+
 async fn cut(stream: Stream, how: usize) -> Option<Stream> {
     let mut stream = stream;
     match how {

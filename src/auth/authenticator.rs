@@ -1,8 +1,10 @@
 //! Verifies tokens (JWT in JWS compact form, RFC 7519, RFC 7515 §7.1) with the configured keys, and takes new keys
 //! while it runs. Called for every token that a client presents; never fetches keys, never logs a token.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -17,6 +19,7 @@ use super::claims::Expected;
 use super::grants::AllGrants;
 use super::identity::Identity;
 use super::keys::{KeyError, Keys};
+use super::known::{Digests, Known};
 use crate::config;
 
 /// Longest token, in bytes: what fits a request's head, and bounds what a signature is computed over.
@@ -29,6 +32,9 @@ pub struct Authenticator {
     settings: config::Auth,
     expected: Expected,
     keys: RwLock<Arc<Keys>>,
+    /// How often there were new ones.
+    reloads: AtomicU32,
+    digests: Digests,
     /// What the tokens of those who are connected grant.
     grants: AllGrants,
 }
@@ -42,6 +48,8 @@ impl Authenticator {
         Ok(Self {
             expected: Expected { issuer: settings.issuer.clone(), audience: settings.audience.clone() },
             keys: RwLock::new(Arc::new(Keys::load(settings)?)),
+            reloads: AtomicU32::new(0),
+            digests: Digests::default(),
             settings: settings.clone(),
             grants: AllGrants::default(),
         })
@@ -55,6 +63,8 @@ impl Authenticator {
     pub fn reload(&self) -> Result<(), KeyError> {
         let keys = Arc::new(Keys::load(&self.settings)?);
         *self.keys.write() = keys;
+        // After the keys: who sees the new number verifies with the new ones.
+        self.reloads.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -74,6 +84,32 @@ impl Authenticator {
     /// Why it is not; nothing of the token is in the error.
     pub fn verify(&self, token: &str) -> Result<Identity, AuthError> {
         self.verify_at(token, SystemTime::now())
+    }
+
+    /// The same of one that may be the token `known`, which it becomes if it is good: while that lasts, and the keys stay
+    /// the same, its signature is not computed again. Revocations are the caller's to ask for, each time.
+    ///
+    /// # Errors
+    /// As [`Authenticator::verify`].
+    pub fn verify_again(&self, token: &str, known: &mut Option<Known>) -> Result<Arc<Identity>, AuthError> {
+        self.verify_again_at(token, known, SystemTime::now())
+    }
+
+    pub(super) fn verify_again_at(
+        &self,
+        token: &str,
+        known: &mut Option<Known>,
+        now: SystemTime,
+    ) -> Result<Arc<Identity>, AuthError> {
+        // Before the keys are taken: were they replaced in between, they count as the old ones.
+        let keys = NonZeroU32::MIN.saturating_add(self.reloads.load(Ordering::Acquire));
+        let digest = self.digests.of(token);
+        if let Some(known) = known.as_ref().filter(|known| known.holds(digest, keys, now)) {
+            return Ok(Arc::clone(&known.who));
+        }
+        let who = Arc::new(self.verify_at(token, now)?);
+        *known = Some(Known::new(Arc::clone(&who), digest, keys, now));
+        Ok(who)
     }
 
     pub(super) fn verify_at(&self, token: &str, now: SystemTime) -> Result<Identity, AuthError> {

@@ -9,6 +9,7 @@ mod credential;
 mod grants;
 mod identity;
 mod keys;
+mod known;
 mod origin;
 mod revocation;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use credential::{COOKIE, Credential, SUBPROTOCOL_PREFIX, Secret, Source, fin
 pub use grants::MAX_PATTERNS;
 pub use identity::{GUEST_PREFIX, GuestSalt, Identity, Role};
 pub use keys::KeyError;
+pub use known::{Known, Proof};
 pub use origin::{Origin, OriginError, OriginPolicy};
 pub use revocation::{
     MAX_REVOCATIONS, MAX_TOKEN_ID_BYTES, Marks, REVOCATION_DEFAULT, REVOCATION_MAX, Revocation,

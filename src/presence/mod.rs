@@ -10,6 +10,7 @@ mod others;
 mod room;
 mod roster;
 mod typing;
+mod user;
 mod word;
 
 pub use exchange::Exchange;

@@ -2,10 +2,11 @@
 //! a small one is a sorted list without room to spare; a large one is a tree.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::roster::User;
+use super::user::User;
 
 /// Users from which on it is a tree.
 const FEW: usize = 32;
@@ -56,10 +57,10 @@ impl Room {
                 };
                 (&mut users[index].1, known)
             }
-            Self::Many(users) => {
-                let known = users.contains_key(user_id);
-                (users.entry(Arc::clone(user_id)).or_default(), known)
-            }
+            Self::Many(users) => match users.entry(Arc::clone(user_id)) {
+                Entry::Occupied(user) => (user.into_mut(), true),
+                Entry::Vacant(place) => (place.insert(User::default()), false),
+            },
         }
     }
 

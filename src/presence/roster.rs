@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::infos::Infos;
 use super::room::Room;
+use super::user::{Here, There, User};
 use super::word::{Entry, List, Next, Place};
 use crate::bus::nats::NodeId;
 use crate::channel::{Audience, Channel, ChannelName};
@@ -24,7 +25,7 @@ use crate::hub::Hub;
 pub struct Roster {
     hub: Arc<Hub>,
     /// By the channel's hash: every join on this node and all that others say comes through here.
-    shards: Box<[Mutex<Shard>]>,
+    pub(super) shards: Box<[Mutex<Shard>]>,
     infos: Infos,
     /// This node, once there can be others.
     node: OnceLock<NodeId>,
@@ -34,12 +35,17 @@ pub struct Roster {
     full: AtomicBool,
 }
 
+type Looks = BinaryHeap<Reverse<(Instant, ChannelName, Arc<str>)>>;
+
 #[derive(Default)]
-struct Shard {
+pub(super) struct Shard {
     /// By name, so that there is an order to go on in.
     rooms: BTreeMap<ChannelName, Room>,
-    /// When to look at whom again; an entry that is no longer true is passed over.
-    leaving: BinaryHeap<Reverse<(Instant, ChannelName, Arc<str>)>>,
+    /// When to look at whom again who is on other nodes; an entry that is no longer true is passed over.
+    leaving: Looks,
+    /// The same for who is on this one: one entry for each, however often it goes and comes, as a poll does with every
+    /// message.
+    pub(super) leaving_here: Looks,
     untold: Untold,
 }
 
@@ -49,36 +55,6 @@ struct Untold {
     members: HashSet<(ChannelName, Arc<str>)>,
     /// There were so many that they are no longer known.
     lost: bool,
-}
-
-/// A user in a channel: here, on other nodes, or both.
-#[derive(Default)]
-pub(super) struct User {
-    here: Option<Box<Here>>,
-    /// A word where there are no other nodes.
-    elsewhere: Option<Box<Vec<There>>>,
-}
-
-/// Through this node.
-struct Here {
-    connections: u32,
-    info: Option<Arc<RawValue>>,
-    lease: Lease,
-    /// Once no connection is left: until when the user still counts as there.
-    gone_at: Instant,
-}
-
-/// Through another node.
-struct There {
-    node: NodeId,
-    info: Option<Arc<RawValue>>,
-    connections: u32,
-    /// In seconds, after its node has gone.
-    grace: u8,
-    /// By which account of its node it is known.
-    generation: u16,
-    /// No longer there, but counted until then.
-    going: Option<Instant>,
 }
 
 /// Users that a list names at most; `total` counts them all.
@@ -118,7 +94,7 @@ pub(super) enum Going {
 }
 
 impl Lease {
-    const fn seconds(self) -> u8 {
+    pub(super) const fn seconds(self) -> u8 {
         match self {
             Self::Stream => 3,
             Self::Poll => 10,
@@ -171,9 +147,9 @@ impl Roster {
         let name = channel.name();
         let mut shard = self.shard(name).lock();
         let (user, known) = shard.rooms.entry(name.clone()).or_insert_with(Room::new).enter(user_id);
-        let here = user
-            .here
-            .get_or_insert_with(|| Box::new(Here { connections: 0, info: None, lease, gone_at: now }));
+        let here = user.here.get_or_insert_with(|| {
+            Box::new(Here { connections: 0, info: None, lease, looked_at: false, gone_at: now })
+        });
         here.connections += 1;
         here.lease = lease;
         here.info = info.cloned().or_else(|| here.info.take());
@@ -206,6 +182,11 @@ impl Roster {
         let now = now();
         for shard in &self.shards {
             let mut shard = shard.lock();
+            // First: what is looked at below may be gone without its entry.
+            while shard.leaving_here.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
+                let Some(Reverse((_, name, user_id))) = shard.leaving_here.pop() else { break };
+                self.look_here(&mut shard, name, user_id, now);
+            }
             while shard.leaving.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
                 let Some(Reverse((_, name, user_id))) = shard.leaving.pop() else { break };
                 self.look_at(&mut shard, &name, &user_id, now);
@@ -215,16 +196,29 @@ impl Roster {
 
     fn leave(&self, member: &Member) {
         let mut shard = self.shard(&member.channel).lock();
-        let Shard { rooms, leaving, untold } = &mut *shard;
+        let Shard { rooms, leaving_here, untold, .. } = &mut *shard;
         let user = rooms.get_mut(&member.channel).and_then(|room| room.get_mut(&member.user_id));
         let Some(here) = user.and_then(|user| user.here.as_mut()) else { return };
         here.connections = here.connections.saturating_sub(1);
         let settle = if self.node.get().is_some() { SETTLE } else { Duration::ZERO };
         here.gone_at = here.gone_at.max(now() + grace(member.lease.seconds()) + settle);
-        if here.connections == 0 {
-            leaving.push(Reverse((here.gone_at, member.channel.clone(), Arc::clone(&member.user_id))));
+        if here.connections == 0 && !std::mem::replace(&mut here.looked_at, true) {
+            leaving_here.push(Reverse((here.gone_at, member.channel.clone(), Arc::clone(&member.user_id))));
         }
         self.changed(untold, &member.channel, &member.user_id);
+    }
+
+    /// Looks at who has left this node, and may have come again since.
+    fn look_here(&self, shard: &mut Shard, name: ChannelName, user_id: Arc<str>, now: Instant) {
+        let user = shard.rooms.get_mut(&name).and_then(|room| room.get_mut(&user_id));
+        let Some(here) = user.and_then(|user| user.here.as_mut()) else { return };
+        if here.connections > 0 {
+            here.looked_at = false;
+        } else if here.gone_at > now {
+            shard.leaving_here.push(Reverse((here.gone_at, name, user_id)));
+        } else {
+            self.look_at(shard, &name, &user_id, now);
+        }
     }
 
     /// Takes out of a user what is over, and the user if nothing is left of it.
@@ -426,45 +420,6 @@ impl Roster {
 impl Drop for Member {
     fn drop(&mut self) {
         self.roster.leave(self);
-    }
-}
-
-impl User {
-    fn elsewhere(&self) -> impl Iterator<Item = &There> {
-        self.elsewhere.iter().flat_map(|elsewhere| elsewhere.iter())
-    }
-
-    fn on(&mut self, node: NodeId) -> Option<&mut There> {
-        self.elsewhere.as_mut()?.iter_mut().find(|there| there.node == node)
-    }
-
-    fn connections(&self) -> u32 {
-        let here = self.here.as_ref().map_or(0, |here| here.connections);
-        self.elsewhere().fold(here, |sum, there| sum.saturating_add(there.connections))
-    }
-
-    /// Where nodes differ, what the one with the lowest number says: so all show the same.
-    fn info(&self, node: NodeId) -> Option<&Arc<RawValue>> {
-        let here = self.here.as_ref().and_then(|here| Some((node, here.info.as_ref()?)));
-        let elsewhere = self.elsewhere().filter_map(|there| Some((there.node, there.info.as_ref()?)));
-        elsewhere.chain(here).min_by_key(|(node, _)| *node).map(|(_, info)| info)
-    }
-
-    /// Its place on this node, as told to others.
-    fn place(&self) -> Option<Place> {
-        let here = self.here.as_ref()?;
-        let (connections, info) = (here.connections, here.info.clone());
-        Some(Place { connections, grace: here.lease.seconds(), info })
-    }
-}
-
-impl There {
-    /// Is to go then, or earlier if that is settled already; returns when.
-    fn go(&mut self, at: Instant) -> Instant {
-        self.connections = 0;
-        let due = self.going.map_or(at, |going| going.min(at));
-        self.going = Some(due);
-        due
     }
 }
 

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,12 +30,13 @@ use super::socket::Socket;
 use super::streams::Streams;
 use super::tls::Tls;
 use super::{proxy, router};
+use crate::auth::Known;
 use crate::close::Fault;
 use crate::metrics::{Stage, TcpGuard};
 use crate::quota::{ConnectionQuota, IpPermit};
 use crate::transport::Edge;
 use crate::transport::http::{InFlight, Slot};
-use crate::transport::long_poll::Waiting;
+use crate::transport::long_poll::{Rest, Waiting};
 use crate::transport::websocket::Session;
 
 /// A request's head, and what hyper buffers of a body: names of 128 channels fit a query.
@@ -78,6 +80,8 @@ pub struct Context {
     pub slot: Arc<Slot>,
     /// Requests that are being served, and each WebSocket on a stream.
     pub in_flight: Arc<InFlight>,
+    /// The last good token.
+    pub known: Mutex<Option<Known>>,
     /// Where each WebSocket on a stream takes one of its own: over HTTP/2 only.
     pub places: Option<Places>,
 }
@@ -97,6 +101,8 @@ pub enum Phase {
     Events(Box<Parked<Events>>),
     /// A poll without an answer yet.
     Poll(Box<Parked<Waiting>>),
+    /// Nobody, between an answered poll and the next request.
+    Rest(Box<Parked<Rest>>),
     /// A WebSocket, for good.
     WebSocket(Box<Session<Stream>>),
 }
@@ -121,6 +127,7 @@ pub fn run(
                 Phase::Http(http) => Box::pin(http.run()).await,
                 Phase::Events(events) => events.run().await,
                 Phase::Poll(poll) => poll.run().await,
+                Phase::Rest(rest) => rest.run().await,
                 Phase::WebSocket(session) => return session.run().await,
             };
             let Some(next) = next else { return };
@@ -191,6 +198,7 @@ async fn connect(
             refusal,
             slot: Arc::default(),
             in_flight: Arc::default(),
+            known: Mutex::default(),
             places: Some(places),
         };
         serve_http2(stream, Arc::new(context), tasks).await;

@@ -1,8 +1,6 @@
 //! HTTP/1 on a connection: hyper serves one request after another, until the connection ends or somebody has to wait on
 //! it. Then it is taken off hyper, and comes back here when there is an answer, or another request to read.
 
-use std::cell::Cell;
-use std::future::ready;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,7 +14,8 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::either::Either;
@@ -25,11 +24,12 @@ use tracing::debug;
 use super::connection::{Context, HEAD_BYTES, Peer, Phase, Stream, finish};
 use super::parked::{Line, Parked};
 use super::router;
+use crate::auth::Known;
 use crate::close::Fault;
 use crate::config;
 use crate::metrics::Stage;
 use crate::transport::Edge;
-use crate::transport::http::{Answer, Handover, InFlight, Manner, Slot};
+use crate::transport::http::{Handover, InFlight, Slot};
 use crate::transport::websocket::{self, Session, Upgrade};
 
 /// A connection whose next bytes are requests.
@@ -41,56 +41,41 @@ pub struct Http1 {
     refusal: Option<Fault>,
     /// What was read of it already.
     ahead: Bytes,
-    /// To a request that was read before, and is not among `ahead`.
-    late: Option<Answer>,
+    /// The last good token.
+    known: Option<Known>,
     is_new: bool,
 }
 
 impl Http1 {
     /// A connection that has just begun.
     pub fn new(edge: Arc<Edge>, peer: Peer, stream: Stream, refusal: Option<Fault>) -> Self {
-        Self { edge, peer, stream, refusal, ahead: Bytes::new(), late: None, is_new: true }
+        Self { edge, peer, stream, refusal, ahead: Bytes::new(), known: None, is_new: true }
     }
 
-    /// One that somebody has waited on; `unread` is what has come meanwhile.
-    pub fn again(edge: Arc<Edge>, peer: Peer, stream: Stream, unread: Vec<u8>) -> Self {
-        Self { edge, peer, stream, refusal: None, ahead: unread.into(), late: None, is_new: false }
-    }
-
-    /// First gives `answer` to the request that has waited for it: hyper reads another in its place, and writes what it
-    /// would have written, down to the date and what becomes of the connection.
-    pub fn answering(mut self, answer: Answer, manner: Manner) -> Self {
-        let place: &[u8] = match (manner.is_old, manner.persists) {
-            (false, true) => b"GET / HTTP/1.1\r\n\r\n",
-            (false, false) => b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n",
-            (true, true) => b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n",
-            (true, false) => b"GET / HTTP/1.0\r\n\r\n",
-        };
-        self.ahead = if self.ahead.is_empty() {
-            Bytes::copy_from_slice(place)
-        } else {
-            [place, &self.ahead].concat().into()
-        };
-        self.late = Some(answer);
-        self
+    /// One that somebody has waited on; `unread` is what has come meanwhile, `known` the last good token.
+    pub fn again(edge: Arc<Edge>, peer: Peer, stream: Stream, unread: Vec<u8>, known: Option<Known>) -> Self {
+        Self { edge, peer, stream, refusal: None, ahead: unread.into(), known, is_new: false }
     }
 
     /// Serves requests until the connection ends, or is to go on as something else.
     pub async fn run(self: Box<Self>) -> Option<Phase> {
-        let Self { edge, peer, stream, refusal, ahead, late, is_new } = *self;
+        let Self { edge, peer, stream, refusal, ahead, known, is_new } = *self;
         let context = Arc::new(Context {
-            edge: Arc::clone(&edge),
+            edge,
             peer,
             tls: matches!(stream, Either::Right(_)),
             h2: false,
             refusal,
             slot: Arc::default(),
             in_flight: Arc::default(),
+            known: Mutex::new(known),
             places: None,
         });
-        let mut patience = Patience::new(&edge.config.listen, &context.in_flight, is_new);
+        let edge = &context.edge;
+        let mut patience =
+            Patience::new(&edge.config.listen, &context.in_flight, is_new || !ahead.is_empty());
         let heard = Heard { stream, ahead, signs: Arc::clone(&patience.signs) };
-        let (result, heard, unread) = serve(&context, heard, late, &mut patience).await;
+        let (result, heard, unread) = serve(&context, heard, &mut patience).await;
         if let Err(error) = &result {
             edge.metrics.handshake(Stage::Http, false);
             debug!(connection = %context.peer.id, %error, "http/1.1 ends");
@@ -104,7 +89,7 @@ impl Http1 {
                 return None;
             }
             Some(Handover::WebSocket(upgrade)) => {
-                return open_websocket(&edge, *upgrade, stream, unread).await;
+                return open_websocket(edge, *upgrade, stream, unread).await;
             }
             Some(Handover::Events(events, manner)) => (Either::Left(events), manner),
             Some(Handover::Poll(poll, manner)) => (Either::Right(poll), manner),
@@ -122,20 +107,13 @@ impl Http1 {
 async fn serve(
     context: &Arc<Context>,
     heard: Heard,
-    late: Option<Answer>,
     patience: &mut Patience,
 ) -> (hyper::Result<bool>, Heard, Bytes) {
-    let (late, routed) = (Cell::new(late), Arc::clone(context));
-    let service = service_fn(move |request: Request<Incoming>| match late.take() {
-        Some(mut answer) => {
-            answer.body_mut().set_serving(routed.in_flight.begin());
-            ready(Ok(answer)).boxed()
-        }
-        None => router::route(Arc::clone(&routed), request).boxed(),
-    });
+    let routed = Arc::clone(context);
+    let service =
+        service_fn(move |request: Request<Incoming>| Box::pin(router::route(Arc::clone(&routed), request)));
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // Ours: hyper's runs while a kept-alive connection waits for its next request, too.
+        // Ours, for which it needs no timer: hyper's runs while a kept-alive connection waits for its next request, too.
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
         .keep_alive(context.refusal.is_none())
@@ -190,7 +168,10 @@ struct Patience {
     begun: usize,
     /// Within a request's head, or before the first.
     in_head: bool,
-    sleep: Pin<Box<Sleep>>,
+    /// None before the first look.
+    until: Option<Instant>,
+    /// Made when something is waited for: most often what has come is a whole request.
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// What the stream under hyper notes.
@@ -211,16 +192,16 @@ impl Signs {
 }
 
 impl Patience {
-    fn new(listen: &config::Listen, in_flight: &Arc<InFlight>, is_new: bool) -> Self {
-        let first = if is_new { listen.request_timeout } else { listen.idle_timeout };
+    fn new(listen: &config::Listen, in_flight: &Arc<InFlight>, in_head: bool) -> Self {
         Self {
             idle: listen.idle_timeout,
             request: listen.request_timeout,
             in_flight: Arc::clone(in_flight),
             signs: Arc::default(),
             begun: 0,
-            in_head: is_new,
-            sleep: Box::pin(tokio::time::sleep(first)),
+            in_head,
+            until: None,
+            sleep: None,
         }
     }
 
@@ -232,12 +213,22 @@ impl Patience {
             // A request has come, and its own deadlines run; or it has been answered already.
             self.begun = begun;
             self.in_head = false;
-            self.sleep.as_mut().reset(Instant::now() + self.idle);
+            self.set(self.idle);
         } else if heard && !self.in_head {
             self.in_head = true;
-            self.sleep.as_mut().reset(Instant::now() + self.request);
+            self.set(self.request);
         }
-        self.sleep.as_mut().poll(task)
+        let first = if self.in_head { self.request } else { self.idle };
+        let until = *self.until.get_or_insert_with(|| Instant::now() + first);
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until))).as_mut().poll(task)
+    }
+
+    fn set(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        self.until = Some(until);
+        if let Some(sleep) = &mut self.sleep {
+            sleep.as_mut().reset(until);
+        }
     }
 }
 

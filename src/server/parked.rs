@@ -1,6 +1,7 @@
-//! A connection of HTTP/1 on which somebody waits: an event stream's subscriber, or a poll without an answer yet. It is
-//! all there is of the connection then, beside its socket: no request, no hyper, and no buffer until there is something
-//! to write. Begun and followed by `server/http1.rs`; knows chunks, but no events.
+//! A connection of HTTP/1 on which somebody waits: an event stream's subscriber, or a poll without an answer yet, or
+//! between a poll's answer and the next request nobody. It is all there is of the connection then, beside its socket: no
+//! request, no hyper, and no buffer until there is something to write. Begun and followed by `server/http1.rs`, which has
+//! hyper read what comes; knows chunks and how a late answer is written, but no events.
 
 use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
@@ -9,15 +10,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::either::Either;
+use tracing::debug;
 
 use super::connection::{Peer, Phase, Stream, finish};
 use super::http1::Http1;
+use crate::auth::Known;
+use crate::close::Fault;
 use crate::transport::Edge;
-use crate::transport::http::{Answer, Manner};
-use crate::transport::long_poll::Waiting;
+use crate::transport::http::Manner;
+use crate::transport::long_poll::{Rest, Waiting};
 use crate::transport::sse::SseBody;
 
 /// What a client may send behind a request that waits before it is read no further (RFC 9112 §9.3.2: it may pipeline).
@@ -117,7 +121,7 @@ impl Parked<Events> {
         drop(events);
         // RFC 9112 §9.3: without chunks the end of the connection is the end of the stream.
         if is_whole && line.manner.persists && !line.manner.is_old && !edge.drain.has_begun() {
-            return Some(Phase::Http(Box::new(line.into_http(edge))));
+            return Some(Phase::Http(Box::new(line.into_http(edge, None))));
         }
         finish(line.stream).await;
         None
@@ -130,35 +134,79 @@ impl Parked<Waiting> {
         Box::new(Self { who, line })
     }
 
-    /// Waits for the answer, and goes back with it to where requests are answered.
+    /// Waits for the answer and writes it.
     pub async fn run(mut self: Box<Self>) -> Option<Phase> {
-        let answer = std::future::poll_fn(|task| {
+        let over = std::future::poll_fn(|task| {
             if self.line.poll_gone(task).is_ready() {
                 return Poll::Ready(None);
             }
-            self.who.poll_late_answer(task).map(|answer| Some(Box::new(answer)))
+            self.who.poll_over(task).map(|over| Some(over.map_err(Box::new)))
         });
-        let answer = answer.await;
-        Box::pin(self.end(answer)).await
+        let over = over.await;
+        Box::pin(self.end(over)).await
     }
 
-    async fn end(self: Box<Self>, answer: Option<Box<Answer>>) -> Option<Phase> {
-        let Self { who: poll, mut line } = *self;
-        let edge = Arc::clone(poll.edge());
-        drop(poll);
-        let Some(answer) = answer else {
+    async fn end(self: Box<Self>, over: Option<Result<(), Box<Fault>>>) -> Option<Phase> {
+        let Self { who: mut poll, mut line } = *self;
+        let Some(over) = over else {
+            drop(poll);
             finish(line.stream).await;
             return None;
         };
-        line.manner.persists &= !edge.drain.has_begun();
-        let manner = line.manner;
-        Some(Phase::Http(Box::new(line.into_http(edge).answering(*answer, manner))))
+        line.manner.persists &= !poll.edge().drain.has_begun();
+        let mut answer = Unsent { chunk: poll.late_answer(over, line.manner), written: 0 };
+        // Its channels are left before the answer, which may take a while.
+        let rest = poll.rest();
+        let written = std::future::poll_fn(|task| answer.poll_write(&mut line.stream, task)).await;
+        if let Err(error) = &written {
+            debug!(connection = %line.peer.id, %error, "a late answer was not taken");
+        }
+        if written.is_err() || !line.manner.persists {
+            drop(rest);
+            finish(line.stream).await;
+            return None;
+        }
+        let rest = Box::new(Parked { who: rest, line });
+        Some(if rest.line.behind.is_some() { Phase::Http(rest.next()) } else { Phase::Rest(rest) })
+    }
+}
+
+impl Parked<Rest> {
+    /// Waits for the next request: without hyper, whose buffers and state are as large as all the rest, until there is
+    /// something for it to read.
+    pub async fn run(mut self: Box<Self>) -> Option<Phase> {
+        let has_more = std::future::poll_fn(|task| match self.line.poll_heard(task) {
+            Poll::Ready(has_more) => Poll::Ready(has_more),
+            Poll::Pending => self.who.poll_over(task).map(|()| false),
+        });
+        if has_more.await {
+            return Some(Phase::Http(self.next()));
+        }
+        Box::pin(self.finish()).await;
+        None
+    }
+
+    /// Has hyper read what has come.
+    fn next(self: Box<Self>) -> Box<Http1> {
+        let Self { who: rest, line } = *self;
+        let (edge, known) = rest.end();
+        Box::new(line.into_http(edge, known))
+    }
+
+    async fn finish(self: Box<Self>) {
+        let Self { who: rest, line } = *self;
+        drop(rest);
+        finish(line.stream).await;
     }
 }
 
 impl Unsent {
     /// Ready when all of it is on its way.
-    fn poll_write(&mut self, stream: &mut Stream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut stream = Pin::new(stream);
         while self.written < self.chunk.len() {
             match ready!(stream.as_mut().poll_write(task, &self.chunk[self.written..]))? {
@@ -179,9 +227,22 @@ impl Line {
     }
 
     /// Gives it back. What stands behind the last request is no request.
-    fn into_http(self, edge: Arc<Edge>) -> Http1 {
+    fn into_http(self, edge: Arc<Edge>, known: Option<Known>) -> Http1 {
         let behind = self.behind.filter(|_| self.manner.persists);
-        Http1::again(edge, self.peer, self.stream, behind.map(|behind| behind.unread).unwrap_or_default())
+        let unread = behind.map(|behind| behind.unread).unwrap_or_default();
+        Http1::again(edge, self.peer, self.stream, unread, known)
+    }
+
+    /// Ready when the client has sent something, which is kept, or is gone: whether it is there.
+    fn poll_heard(&mut self, task: &mut Context<'_>) -> Poll<bool> {
+        let mut buffer = [const { MaybeUninit::uninit() }; READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        let read = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
+        if read.is_err() || buffer.filled().is_empty() {
+            return Poll::Ready(false);
+        }
+        self.behind.get_or_insert_default().unread.extend_from_slice(buffer.filled());
+        Poll::Ready(true)
     }
 
     /// Ready when the client is gone. Until then keeps what it sends, for later.
@@ -234,6 +295,8 @@ fn as_chunk(chunk: &mut Vec<u8>, is_last: bool) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     #[test]
@@ -249,10 +312,27 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_is_taken_in_pieces_arrives_whole() {
+        let chunk: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+        let (mut client, mut server) = tokio::io::duplex(7);
+        let mut unsent = Unsent { chunk: chunk.clone(), written: SIZE_BYTES };
+        let mut read = vec![0; chunk.len() - SIZE_BYTES];
+        let write = std::future::poll_fn(|task| unsent.poll_write(&mut server, task));
+        let (written, all) = tokio::join!(write, client.read_exact(&mut read));
+        written.unwrap();
+        all.unwrap();
+        assert_eq!(read, chunk[SIZE_BYTES..]);
+        drop(client);
+        unsent.written = 0;
+        assert!(std::future::poll_fn(|task| unsent.poll_write(&mut server, task)).await.is_err());
+    }
+
     /// The largest part of an idle subscriber that is ours: the allocator has no size between 256 and 320.
     #[test]
     fn who_waits_fits_its_size_class() {
         assert!(size_of::<Parked<Events>>() <= 256, "{}", size_of::<Parked<Events>>());
         assert!(size_of::<Parked<Waiting>>() <= 256, "{}", size_of::<Parked<Waiting>>());
+        assert!(size_of::<Parked<Rest>>() <= 256, "{}", size_of::<Parked<Rest>>());
     }
 }

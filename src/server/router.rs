@@ -13,6 +13,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::ext::Protocol;
 use hyper::http::HeaderValue;
 use hyper::{Method, Request, StatusCode, Version, header};
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
@@ -23,7 +24,6 @@ use crate::close::{Fault, Kind};
 use crate::demo;
 use crate::metrics::Transport;
 use crate::transport::http::{self, Answer, Body, Call, Handover, Manner, STALL, typed};
-use crate::transport::long_poll::Waiting;
 use crate::transport::{long_poll, rest, send, sse, websocket};
 
 /// What is read at most of a refused request's body, and how long that may take.
@@ -86,6 +86,7 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         tls: context.tls,
         refusal: context.refusal.clone(),
         guesses: Arc::clone(&context.peer.guesses),
+        known: Mutex::new(context.known.lock().clone()),
     };
     let well_formed = http::check(&call.head);
     let is_formed = well_formed.is_ok();
@@ -107,7 +108,7 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         Err(fault) => call.refuse(Transport::Http, &fault),
     };
     if context.h2 && !answer.status().is_success() && sends_unasked(&call) {
-        take_in_rest(&mut body).await;
+        Box::pin(take_in_rest(&mut body)).await;
     }
     if call.head.method != Method::OPTIONS {
         call.origin().write_cors(answer.headers_mut());
@@ -119,6 +120,9 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer.body_mut().set_serving(serving);
+    if let Some(known) = call.known.into_inner() {
+        *context.known.lock() = Some(known);
+    }
     if !context.h2 {
         let manner = Manner::of(&call.head, !body.is_end_stream());
         answer.body_mut().hand_over(Arc::clone(&context.slot), manner);
@@ -131,6 +135,20 @@ pub async fn route(context: Arc<Context>, request: Request<Incoming>) -> Result<
 }
 
 async fn dispatch(
+    context: &Arc<Context>,
+    call: &mut Call,
+    route: &Route,
+    body: &mut Incoming,
+) -> Result<Answer, Fault> {
+    if let (Route::Poll, &Method::GET) = (route, &call.head.method) {
+        let manner = Manner::of(&call.head, !body.is_end_stream());
+        return poll(context, call, manner).await;
+    }
+    // Boxed: polls are many, and what the others need would be a part of the future of each.
+    Box::pin(dispatch_others(context, call, route, body)).await
+}
+
+async fn dispatch_others(
     context: &Arc<Context>,
     call: &mut Call,
     route: &Route,
@@ -156,12 +174,6 @@ async fn dispatch(
         }
         Route::Sse if method == Method::GET => sse::open(call).await,
         Route::Sse if method == Method::HEAD => sse::head(call).await,
-        Route::Poll if method == Method::GET => {
-            room(context).await?;
-            let waiting = long_poll::poll(call).await?;
-            let manner = Manner::of(&call.head, !body.is_end_stream());
-            answer_in_time(context, call, waiting, manner).await
-        }
         Route::Poll if method == Method::HEAD => long_poll::head(call).await,
         Route::Send if method == Method::POST => send::send(call, body).await,
         Route::Tickets if method == Method::POST => rest::ticket(call).await,
@@ -178,22 +190,21 @@ async fn dispatch(
 }
 
 /// Answers a poll. One that has to wait leaves an HTTP/1 connection to do so, which ends this future with its request.
-async fn answer_in_time(
-    context: &Context,
-    call: &Call,
-    mut waiting: Waiting,
-    manner: Manner,
-) -> Result<Answer, Fault> {
+async fn poll(context: &Context, call: &Call, manner: Manner) -> Result<Answer, Fault> {
+    if context.h2 {
+        Box::pin(room(context)).await?;
+    }
+    let mut waiting = long_poll::poll(call).await?;
     if !context.h2 {
-        let at_once = poll_fn(|task| Poll::Ready(waiting.poll_answer(task))).await;
-        if let Poll::Ready(answer) = at_once {
-            return answer;
+        let at_once = poll_fn(|task| Poll::Ready(waiting.poll_over(task))).await;
+        if let Poll::Ready(over) = at_once {
+            return over.map(|()| waiting.answer());
         }
         waiting.leave(call);
         context.slot.leave(Handover::Poll(Box::new(waiting), manner));
         return pending().await;
     }
-    poll_fn(|task| waiting.poll_answer(task)).await
+    poll_fn(|task| waiting.poll_over(task)).await.map(|()| waiting.answer())
 }
 
 /// Waits with what may be a large answer until the client has taken enough of those before it. In HTTP/1 each waits for

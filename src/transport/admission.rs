@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::edge::Edge;
-use crate::auth::{AuthError, Identity};
+use crate::auth::{AuthError, Identity, Known};
 use crate::bus::NodeId;
 use crate::close::Fault;
 
@@ -25,6 +25,14 @@ impl Edge {
     /// Why not.
     pub fn verify(&self, token: &str) -> Result<Arc<Identity>, AuthError> {
         self.unless_revoked(Arc::new(self.authenticator.verify(token)?))
+    }
+
+    /// The same of one that may be the last that came on its connection, whose signature need not be computed again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn verify_again(&self, token: &str, known: &mut Option<Known>) -> Result<Arc<Identity>, AuthError> {
+        self.unless_revoked(self.authenticator.verify_again(token, known)?)
     }
 
     /// Who a ticket is for; it is used up by this. One of another node is redeemed there.

@@ -41,6 +41,8 @@ const PLAIN: u8 = 1;
 const WITH_PASSING: u8 = 2;
 /// Channels in one cursor: above any sane `limits.channels_per_connection`, below any header limit.
 const PLACES_MAX: usize = 1024;
+/// Places up to which each is compared with those before it.
+const FEW: usize = 16;
 
 impl CursorString {
     /// The place in that channel, if the cursor names one.
@@ -74,7 +76,8 @@ impl CursorString {
             }
             _ => return Err(CursorError),
         };
-        let mut places = Vec::new();
+        let mut places: Vec<Place> = Vec::with_capacity(1);
+        // Of a few it is found out faster one by one.
         let mut seen = HashSet::new();
         while !input.is_empty() {
             let mark = u64::from_be_bytes(take(&mut input, 8)?.try_into().map_err(|_| CursorError)?);
@@ -82,7 +85,7 @@ impl CursorString {
             epoch[2..].copy_from_slice(take(&mut input, 6)?);
             let seq = take_varint(&mut input)?;
             let passing = if node.is_some() { take_varint(&mut input)? } else { 0 };
-            if seq > MAX_SEQ || places.len() == PLACES_MAX || !seen.insert(mark) {
+            if seq > MAX_SEQ || places.len() == PLACES_MAX || is_there(&places, &mut seen, mark) {
                 return Err(CursorError);
             }
             let position = Position { epoch: Epoch::new(u64::from_be_bytes(epoch)), seq };
@@ -90,6 +93,17 @@ impl CursorString {
         }
         Ok(Self { node, places })
     }
+}
+
+/// Whether that channel has a place already; `seen` are the marks of all of them, if they are many.
+fn is_there(places: &[Place], seen: &mut HashSet<u64>, mark: u64) -> bool {
+    if places.len() < FEW {
+        return places.iter().any(|place| place.mark == mark);
+    }
+    if seen.is_empty() {
+        seen.extend(places.iter().map(|place| place.mark));
+    }
+    !seen.insert(mark)
 }
 
 /// As clients carry it: what was parsed, to the letter.

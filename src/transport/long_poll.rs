@@ -6,12 +6,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 
-use super::http::{Answer, Call, Opening, json, problem};
+use super::http::{Answer, Call, Manner, Opening, Query, json, late, problem};
 use super::{Caller, Doorbell, Edge, Event, Moment, Subscriptions};
-use crate::auth::Origin;
+use crate::auth::{Identity, Known, Origin, Proof};
+use crate::channel::Wake;
 use crate::close::Fault;
 use crate::metrics::{ActiveGuard, Transport};
 use crate::presence::Lease;
@@ -27,116 +27,195 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// # Errors
 /// The refusal.
 pub async fn poll(call: &Call) -> Result<Waiting, Fault> {
-    let (caller, opening) = admit(call).await?;
-    let edge = Arc::clone(&caller.edge);
-    let patience = patience(call.query().number("wait")?);
+    let query = call.query();
+    let (caller, opening) = admit(call, &query).await?;
+    let patience = patience(query.number("wait")?);
+    let edge = &caller.edge;
     let active = edge.metrics.connection(Transport::Poll);
     let mut subscriptions = Subscriptions::new();
-    let joined = caller.join_all(&mut subscriptions, &opening, Lease::Poll).await;
-    let mut envelopes = Vec::new();
-    for (join, joined) in opening.joins.iter().zip(joined) {
-        let joined = joined?;
-        // Who comes with a cursor for it knows already where it stands.
-        if opening.cursor.as_ref().is_none_or(|cursor| cursor.place(&join.channel).is_none()) {
-            envelopes.push(joined);
-        }
-    }
+    // Who comes with a cursor for a channel knows already where it stands.
+    // Boxed, or all that a join may wait for would be moved around with the request.
+    let mut envelopes = Box::pin(caller.join_again(&mut subscriptions, &opening, Lease::Poll)).await?;
     subscriptions.turn_by_cursors();
+    let Caller { edge, who, .. } = caller;
     // A token that runs out ends the wait: the next poll is then refused.
-    let patience = caller.who.expires_in().map_or(patience, |left| left.min(patience));
+    let patience = who.expires_in().map_or(patience, |left| left.min(patience));
     let mut door = Doorbell::new(&edge, subscriptions.wake());
-    door.belongs_to(&caller.who);
+    door.belongs_to(&who);
     let deadline = edge.bells.now() + patience;
     door.ring_at(deadline);
-    read(&caller, &mut subscriptions, &mut envelopes)?;
+    if !envelopes.is_empty() {
+        // Else it is read when it waits: a join rings.
+        read(&edge, &who, &mut subscriptions, &mut envelopes)?;
+    }
+    let envelopes = envelopes.into();
     Ok(Waiting {
+        edge,
+        who,
+        proof: None,
         subscriptions,
-        envelopes: envelopes.into(),
+        envelopes,
         deadline,
         seen: 0,
-        owed: None,
-        caller,
-        _door: door,
+        cors: None,
+        door,
         _active: active,
     })
 }
 
-/// Headers for the page that asks. A map of them would take 800 bytes.
-struct Owed(Vec<(HeaderName, HeaderValue)>);
+/// Header lines. A map of them would take 800 bytes.
+struct Lines(Vec<u8>);
 
 /// A poll on its way to an answer.
 pub struct Waiting {
-    caller: Caller,
+    edge: Arc<Edge>,
+    who: Arc<Identity>,
+    /// What the connection knows its token by.
+    proof: Option<Proof>,
     subscriptions: Subscriptions,
     /// What there is to say: nothing while it waits.
     envelopes: Box<[Bytes]>,
     deadline: Moment,
     /// The revocations that it has seen.
     seen: u32,
-    owed: Option<Box<Owed>>,
-    _door: Doorbell,
+    /// For the page that asks.
+    cors: Option<Box<Lines>>,
+    door: Doorbell,
     _active: ActiveGuard,
 }
 
 impl Waiting {
     /// The node that it is on.
     pub fn edge(&self) -> &Arc<Edge> {
-        &self.caller.edge
+        &self.edge
     }
 
     /// Ready when there is something to say, the time is up or the node goes away.
-    pub fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Fault>> {
+    pub fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         while self.envelopes.is_empty() {
-            let edge = &self.caller.edge;
-            let over = edge.drain.has_begun() || self.deadline <= edge.bells.now();
-            // A bell that rings for something else than news brings an empty read, and the next turn.
-            if !over {
+            let edge = &self.edge;
+            let leaves = edge.drain.has_begun();
+            // A bell that rings for something else than news, as it does in the beginning, brings an empty read, and the
+            // next turn.
+            if !leaves {
                 ready!(self.subscriptions.wake().poll_rung(context));
             }
-            self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
-            if over {
+            edge.may_stay(&self.who, &mut self.seen)?;
+            let mut envelopes = Vec::new();
+            read(edge, &self.who, &mut self.subscriptions, &mut envelopes)?;
+            self.envelopes = envelopes.into();
+            if leaves || self.deadline <= edge.bells.now() {
                 break;
             }
-            let mut envelopes = Vec::new();
-            read(&self.caller, &mut self.subscriptions, &mut envelopes)?;
-            self.envelopes = envelopes.into();
         }
-        let edge = &self.caller.edge;
-        edge.metrics.sent(Transport::Poll, self.envelopes.len() as u64);
-        let cursor = self.subscriptions.cursor_string(Some(edge.node));
-        Poll::Ready(Ok(json(StatusCode::OK, body(&self.envelopes, &cursor))))
+        Poll::Ready(Ok(()))
+    }
+
+    /// The answer, once it is over.
+    pub fn answer(&mut self) -> Answer {
+        let cursor = self.said();
+        let mut body = Vec::with_capacity(body_bytes(&self.envelopes, &cursor));
+        write_body(&mut body, &self.envelopes, &cursor);
+        json(StatusCode::OK, body)
     }
 
     /// Can do without its request from now on.
     pub fn leave(&mut self, call: &Call) {
-        let mut owed = HeaderMap::new();
-        call.origin().write_cors(&mut owed);
-        if owed.len() > 1 {
-            let named = |(name, value): (Option<HeaderName>, _)| name.map(|name| (name, value));
-            // Each name of them stands there once.
-            self.owed = Some(Box::new(Owed(owed.into_iter().filter_map(named).collect())));
+        self.proof = call
+            .known
+            .lock()
+            .as_ref()
+            .filter(|known| Arc::ptr_eq(&known.who, &self.who))
+            .map(|known| known.proof);
+        let origin = call.origin();
+        if origin != Origin::None {
+            let mut headers = HeaderMap::new();
+            origin.write_cors(&mut headers);
+            self.cors = Some(Box::new(Lines(late::lines(&headers))));
         }
     }
 
-    /// The answer to a request that is there no more, or the refusal, with all its headers.
-    pub fn poll_late_answer(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
-        let mut answer = ready!(self.poll_answer(context)).unwrap_or_else(|fault| {
-            self.caller.edge.metrics.fault(Transport::Poll, fault.kind);
-            problem(&fault)
-        });
-        match self.owed.take() {
-            Some(owed) => answer.headers_mut().extend(owed.0),
-            None => Origin::None.write_cors(answer.headers_mut()),
+    /// The answer to a request that is there no more, or the refusal, head and all.
+    pub fn late_answer(&mut self, over: Result<(), Box<Fault>>, manner: Manner) -> Vec<u8> {
+        let cors = self.cors.take();
+        let cors = cors.as_ref().map_or(&b"vary: Origin\r\n"[..], |lines| &lines.0);
+        if let Err(fault) = over {
+            self.edge.metrics.fault(Transport::Poll, fault.kind);
+            let (refusal, mut body) = problem(&fault).into_parts();
+            let body = body.take_finished();
+            let mut answer =
+                late::head(refusal.status, [&late::lines(&refusal.headers), cors], manner, body.len());
+            answer.extend_from_slice(&body);
+            return answer;
         }
-        Poll::Ready(answer)
+        let cursor = self.said();
+        let length = body_bytes(&self.envelopes, &cursor);
+        let mut answer = late::head(StatusCode::OK, [late::JSON_LINES, cors], manner, length);
+        write_body(&mut answer, &self.envelopes, &cursor);
+        answer
+    }
+
+    /// Leaves its channels; what it knows of its connection is for the next request.
+    pub fn rest(self) -> Rest {
+        let Self { edge, who, proof, subscriptions, deadline, mut door, .. } = self;
+        let wake = Arc::clone(subscriptions.wake());
+        let until = edge.bells.now() + edge.config.listen.idle_timeout;
+        if until < deadline {
+            door.ring_at(until);
+        }
+        Rest { edge, wake, until, known: proof.map(|proof| Known { who, proof }), door }
+    }
+
+    /// Counts what is said; the cursor after it.
+    fn said(&self) -> String {
+        self.edge.metrics.sent(Transport::Poll, self.envelopes.len() as u64);
+        self.subscriptions.cursor_string(Some(self.edge.node))
     }
 }
 
-fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<Bytes>) -> Result<(), Fault> {
+/// A connection whose poll was answered, before its next request.
+pub struct Rest {
+    edge: Arc<Edge>,
+    wake: Arc<Wake>,
+    until: Moment,
+    known: Option<Known>,
+    /// Set as it was for the poll: most often the next request is there long before that.
+    door: Doorbell,
+}
+
+impl Rest {
+    /// Ready when it has lasted too long, or the node goes away.
+    pub fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.edge.drain.has_begun() {
+            ready!(self.wake.poll_rung(context));
+            if self.until <= self.edge.bells.now() {
+                break;
+            }
+            self.door.ring_at(self.until);
+        }
+        Poll::Ready(())
+    }
+
+    /// The node, and the last good token: for the next request.
+    pub fn end(self) -> (Arc<Edge>, Option<Known>) {
+        (self.edge, self.known)
+    }
+}
+
+fn read(
+    edge: &Edge,
+    who: &Identity,
+    subscriptions: &mut Subscriptions,
+    envelopes: &mut Vec<Bytes>,
+) -> Result<(), Fault> {
     let mut oldest = None;
-    subscriptions.read(&caller.edge, &caller.who.user_id, BATCH_BYTES, |event, _| {
+    subscriptions.read(edge, &who.user_id, BATCH_BYTES, |event, _| {
         if let (Event::Message(message), None) = (&event, oldest) {
             oldest = Some(message.appended);
+        }
+        if envelopes.is_empty() {
+            // Most often there is one; it goes into a block of its size.
+            envelopes.reserve_exact(1);
         }
         envelopes.push(match event {
             Event::Message(message) => message.json.clone(),
@@ -145,7 +224,7 @@ fn read(caller: &Caller, subscriptions: &mut Subscriptions, envelopes: &mut Vec<
         });
     })?;
     if let Some(appended) = oldest {
-        caller.edge.metrics.delivered(caller.edge.now().saturating_duration_since(appended));
+        edge.metrics.delivered(edge.now().saturating_duration_since(appended));
     }
     Ok(())
 }
@@ -160,27 +239,36 @@ fn patience(wait: Option<u64>) -> Duration {
 /// # Errors
 /// The refusal.
 pub async fn head(call: &Call) -> Result<Answer, Fault> {
-    let (caller, opening) = admit(call).await?;
-    call.query().number("wait")?;
+    let query = call.query();
+    let (caller, opening) = admit(call, &query).await?;
+    query.number("wait")?;
     opening.joins.iter().try_for_each(|join| caller.may_join(&join.channel))?;
     Ok(json(StatusCode::OK, Bytes::new()))
 }
 
 /// Who asks, and for what.
-async fn admit(call: &Call) -> Result<(Caller, Opening), Fault> {
+async fn admit(call: &Call, query: &Query<'_>) -> Result<(Caller, Opening), Fault> {
     let caller = call.caller(Transport::Poll).await?;
     caller.edge.quotas.of(&caller.who).request()?;
-    let opening = call.opening()?;
+    let opening = call.opening_of(query)?;
     if opening.joins.is_empty() {
         return Err(Fault::malformed("the query names no channels, e.g. ?channels=chat:lobby"));
     }
     Ok((caller, opening))
 }
 
-fn body(envelopes: &[Bytes], cursor: &str) -> Vec<u8> {
-    let length: usize = envelopes.iter().map(|envelope| envelope.len() + 1).sum();
-    let mut body = Vec::with_capacity(length + cursor.len() + 32);
-    body.extend_from_slice(b"{\"messages\":[");
+const BEGIN: &[u8] = b"{\"messages\":[";
+const BETWEEN: &[u8] = b"],\"cursor\":\"";
+const END: &[u8] = b"\"}";
+
+fn body_bytes(envelopes: &[Bytes], cursor: &str) -> usize {
+    let commas = envelopes.len().saturating_sub(1);
+    let all: usize = envelopes.iter().map(Bytes::len).sum();
+    BEGIN.len() + all + commas + BETWEEN.len() + cursor.len() + END.len()
+}
+
+fn write_body(body: &mut Vec<u8>, envelopes: &[Bytes], cursor: &str) {
+    body.extend_from_slice(BEGIN);
     for (index, envelope) in envelopes.iter().enumerate() {
         if index > 0 {
             body.push(b',');
@@ -188,15 +276,29 @@ fn body(envelopes: &[Bytes], cursor: &str) -> Vec<u8> {
         body.extend_from_slice(envelope);
     }
     // A cursor is base64url: nothing in it needs escaping.
-    body.extend_from_slice(b"],\"cursor\":\"");
-    body.extend_from_slice(cursor.as_bytes());
-    body.extend_from_slice(b"\"}");
-    body
+    for part in [BETWEEN, cursor.as_bytes(), END] {
+        body.extend_from_slice(part);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_is_as_long_as_it_says() {
+        for (envelopes, expected) in [
+            (vec![], r#"{"messages":[],"cursor":"c"}"#),
+            (vec!["{}"], r#"{"messages":[{}],"cursor":"c"}"#),
+            (vec!["1", "22", "3"], r#"{"messages":[1,22,3],"cursor":"c"}"#),
+        ] {
+            let envelopes: Vec<_> = envelopes.into_iter().map(Bytes::from).collect();
+            let mut body = Vec::new();
+            write_body(&mut body, &envelopes, "c");
+            assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
+            assert_eq!(body_bytes(&envelopes, "c"), expected.len());
+        }
+    }
 
     #[test]
     fn a_poll_waits_25_seconds_unless_told_and_60_at_most() {

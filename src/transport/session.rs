@@ -144,6 +144,31 @@ impl Caller {
         opening.joins.iter().zip(entered).map(answer).collect()
     }
 
+    /// [`Caller::join_all`] for who knows where it stands: told of are those channels alone that its cursor does not name.
+    ///
+    /// # Errors
+    /// The first [`Fault`].
+    pub async fn join_again(
+        &self,
+        subscriptions: &mut Subscriptions,
+        opening: &Opening,
+        lease: Lease,
+    ) -> Result<Vec<Bytes>, Fault> {
+        let cursor = opening.cursor.as_ref();
+        let mut news = Vec::new();
+        for join in &opening.joins {
+            let joined = self.enter(subscriptions, join, cursor, lease).await?;
+            if cursor.is_none_or(|cursor| cursor.place(&join.channel).is_none()) {
+                news.push((join, joined));
+            }
+        }
+        if news.is_empty() {
+            return Ok(Vec::new());
+        }
+        let cursor = subscriptions.cursor_string(None);
+        Ok(news.iter().map(|(join, joined)| self.room_joined(join, joined, &cursor, None)).collect())
+    }
+
     async fn enter(
         &self,
         subscriptions: &mut Subscriptions,

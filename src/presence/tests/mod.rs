@@ -98,6 +98,30 @@ async fn a_poll_keeps_its_user_for_10_s() {
     assert_eq!(told(&channel, &mut cursor), ["presence_update alice false"]);
 }
 
+/// A poll goes and comes with every message: that must not fill a table.
+#[tokio::test(start_paused = true)]
+async fn who_polls_often_is_looked_after_once() {
+    let (roster, typing, channel) = scene().await;
+    let mut cursor = watcher(&channel);
+    let alice: Arc<str> = "alice".into();
+    let looks = || roster.shards.iter().map(|shard| shard.lock().leaving_here.len()).sum::<usize>();
+    for _ in 0..1000 {
+        drop(roster.join(&channel, &alice, None, Lease::Poll));
+        pass(&roster, &typing, Duration::from_millis(50)).await;
+        assert_eq!(looks(), 1);
+    }
+    let stays = roster.join(&channel, &alice, None, Lease::Poll);
+    pass(&roster, &typing, Duration::from_secs(20)).await;
+    assert_eq!((looks(), told(&channel, &mut cursor)), (0, vec!["presence_update alice true".to_owned()]));
+    drop(stays);
+    assert_eq!(looks(), 1);
+    pass(&roster, &typing, Duration::from_millis(9999)).await;
+    assert_eq!(told(&channel, &mut cursor), [""; 0]);
+    pass(&roster, &typing, Duration::from_millis(2)).await;
+    assert_eq!(told(&channel, &mut cursor), ["presence_update alice false"]);
+    assert_eq!(looks(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn typing_ends_by_itself_after_5_s_of_silence() {
     let (roster, typing, channel) = scene().await;

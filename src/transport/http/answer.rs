@@ -68,6 +68,14 @@ impl Body {
         }
     }
 
+    /// The bytes of an answer that is not streamed, to be written elsewhere.
+    pub fn take_finished(&mut self) -> Bytes {
+        match &mut self.content {
+            Content::Full(bytes) => bytes.take().unwrap_or_default(),
+            Content::Events(..) | Content::HandedOver => Bytes::new(),
+        }
+    }
+
     /// Takes the bytes away: RFC 9110 §9.3.2, a `HEAD`.
     pub fn withhold(&mut self) {
         self.content = Content::Full(None);

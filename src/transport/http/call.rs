@@ -4,13 +4,15 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hyper::Method;
+use hyper::header::{self, HeaderName};
 use hyper::http::request::Parts;
-use hyper::{Method, header};
+use parking_lot::Mutex;
 use tracing::warn;
 use uuid::Uuid;
 
 use super::form;
-use crate::auth::{self, AuthError, Identity, Origin, Source};
+use crate::auth::{self, AuthError, Identity, Known, Origin, Source};
 use crate::channel::{ChannelName, Epoch, Position};
 use crate::close::{Fault, Kind};
 use crate::config::AuthMode;
@@ -18,6 +20,9 @@ use crate::envelope::{Join, Start};
 use crate::metrics::Transport;
 use crate::quota::ConnectionQuota;
 use crate::transport::{Caller, CursorString, Edge};
+
+/// WHATWG HTML §9.2.4. A name made once: from a string it is made anew each time it is looked for.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// One request, before its body.
 pub struct Call {
@@ -35,6 +40,8 @@ pub struct Call {
     pub refusal: Option<Fault>,
     /// The connection's quota for tokens that turn out bad: who guesses has no name to count under.
     pub guesses: Arc<ConnectionQuota>,
+    /// The last good token of its connection.
+    pub known: Mutex<Option<Known>>,
 }
 
 /// The query's parameters, decoded.
@@ -87,12 +94,14 @@ pub struct Opening {
 impl Call {
     /// The query.
     pub fn query(&self) -> Query<'_> {
-        let query = self.head.uri.query().unwrap_or_default();
-        Query(form_urlencoded::parse(query.as_bytes()).collect())
+        Query(parameters(self.head.uri.query().unwrap_or_default()))
     }
 
     /// From which page.
     pub fn origin(&self) -> Origin<'_> {
+        if !self.head.headers.contains_key(header::ORIGIN) {
+            return Origin::None;
+        }
         self.edge.origins.judge(&self.head.headers, form::authority(&self.head), self.tls)
     }
 
@@ -138,7 +147,9 @@ impl Call {
                 ));
             }
         };
-        Ok(Caller { edge: Arc::clone(&self.edge), who, client_id: Uuid::new_v4(), transport })
+        // A poll sends nothing that would carry it.
+        let client_id = if transport == Transport::Poll { self.connection } else { Uuid::new_v4() };
+        Ok(Caller { edge: Arc::clone(&self.edge), who, client_id, transport })
     }
 
     /// One line per failure, for audit.
@@ -155,8 +166,15 @@ impl Call {
     /// # Errors
     /// Malformed.
     pub fn opening(&self) -> Result<Opening, Fault> {
-        let query = self.query();
-        let last_event_id = self.head.headers.get("last-event-id").filter(|id| !id.is_empty());
+        self.opening_of(&self.query())
+    }
+
+    /// The same, where the query has been read already.
+    ///
+    /// # Errors
+    /// Malformed.
+    pub fn opening_of(&self, query: &Query<'_>) -> Result<Opening, Fault> {
+        let last_event_id = self.head.headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty());
         let (cursor, strange) = if let Some(id) = last_event_id {
             // An `EventSource` can't help what it sends, and gives up for good when it is refused: a gap tells it.
             let cursor = id.to_str().ok().and_then(|id| CursorString::parse(id).ok());
@@ -200,11 +218,37 @@ impl Call {
         };
         let secret = credential.secret.expose();
         match credential.source {
-            Source::Ticket => self.edge.redeem(secret).await.map(Some),
+            // Boxed: what asks another node would be the largest part of every request's future.
+            Source::Ticket => Box::pin(self.edge.redeem(secret)).await.map(Some),
             Source::Cookie if !origin.may_use_cookie() => Ok(None),
-            _ => self.edge.verify(secret).map(Some),
+            _ => self.edge.verify_again(secret, &mut self.known.lock()).map(Some),
         }
     }
+}
+
+/// WHATWG URL §5.1. Most have nothing in them to decode, which is seen on the one way through them.
+fn parameters(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let mut found = Vec::new();
+    let (mut begin, mut equals, mut is_plain) = (0, None, true);
+    for (at, byte) in query.bytes().chain([b'&']).enumerate() {
+        match byte {
+            b'&' => {
+                let pair = &query[begin..at];
+                if !is_plain {
+                    found.extend(form_urlencoded::parse(pair.as_bytes()));
+                } else if !pair.is_empty() {
+                    let (name, value) =
+                        equals.map_or((pair, ""), |equals| (&query[begin..equals], &query[equals + 1..at]));
+                    found.push((Cow::Borrowed(name), Cow::Borrowed(value)));
+                }
+                (begin, equals, is_plain) = (at + 1, None, true);
+            }
+            b'=' => equals = equals.or(Some(at)),
+            b'%' | b'+' => is_plain = false,
+            _ => {}
+        }
+    }
+    found
 }
 
 fn add_channels(channels: &mut Vec<ChannelName>, list: &str, limit: usize) -> Result<(), Fault> {
@@ -238,4 +282,33 @@ fn positions(list: &str, channels: usize) -> Result<Vec<Option<Position>>, Fault
     positions
         .filter(|positions| positions.len() == channels)
         .ok_or_else(|| Fault::malformed("the query's recover is not one EPOCH:SEQ per channel"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_as_the_standard_says() {
+        for query in [
+            "a=b&c=d",
+            "a",
+            "a=",
+            "=b",
+            "&&a=b&",
+            "a=b=c",
+            "a%3Db=c%26d&x+y=1+2",
+            "%",
+            "a=%4",
+            "a=%ff",
+            "",
+            "&",
+            "=",
+            "a&=&b",
+            "ä=ö&%c3%a4",
+        ] {
+            let standard: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+            assert_eq!(parameters(query), standard, "{query}");
+        }
+    }
 }

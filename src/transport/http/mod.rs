@@ -5,6 +5,7 @@ mod call;
 mod form;
 mod handover;
 mod in_flight;
+pub mod late;
 mod stall;
 
 pub use answer::{Answer, Body, Content, json, problem, refusal_stream, typed};
