@@ -32,7 +32,7 @@ struct Carried {
 impl Identity {
     /// As bytes for another node; `None` for a guest, who has no token.
     pub fn to_carry(&self) -> Option<Vec<u8>> {
-        let exp = self.expires_at?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let exp = self.expires_at()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let [join, send] = self.grants.as_ref().map(|grants| grants.written()).unwrap_or_default();
         let carried = Carried {
             sub: self.user_id.to_string(),

@@ -238,7 +238,7 @@ mod tests {
     fn the_least_is_a_subject_and_an_end() {
         let bob = read(&json!({})).unwrap();
         assert_eq!((&*bob.user_id, bob.role), ("bob", Role::User));
-        assert_eq!(bob.expires_at, Some(now() + Duration::from_mins(1)));
+        assert_eq!(bob.expires_at(), Some(now() + Duration::from_mins(1)));
         assert!(bob.info.is_none());
         assert_eq!(refusal(&json!({"sub": null})), AuthError::Missing("sub"));
         assert_eq!(refusal(&json!({"exp": null})), AuthError::Missing("exp"));

@@ -3,6 +3,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -40,8 +41,8 @@ pub struct Identity {
     /// The claim `info`, shown in presence: JSON without whitespace between its tokens, at most
     /// [`MAX_INFO_BYTES`](super::claims::MAX_INFO_BYTES).
     pub info: Option<Arc<RawValue>>,
-    /// When the token runs out; `None` for guests, who have none.
-    pub expires_at: Option<SystemTime>,
+    /// When the token runs out, in milliseconds since 1970.
+    pub(super) expires_ms: Option<NonZeroU64>,
     /// When the token was issued, in whole seconds since 1970; 0 if that is not known, so before any revocation.
     pub(super) issued_at: u32,
     /// The claim `jti`, if there is one.
@@ -75,9 +76,14 @@ impl Identity {
         Self::guest(&salt.0.hash_one(address.to_canonical()).to_be_bytes(), Inbox::None)
     }
 
+    /// When the token runs out, to a millisecond; `None` for guests, who have none.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_ms.map(|since| SystemTime::UNIX_EPOCH + Duration::from_millis(since.get()))
+    }
+
     /// How long its token is still good; `None` for guests. At most some decades, so that no clock overflows.
     pub fn expires_in(&self) -> Option<Duration> {
-        let left = self.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = self.expires_at()?.duration_since(SystemTime::now()).unwrap_or_default();
         Some(left.min(Duration::from_secs(1 << 30)))
     }
 
@@ -110,8 +116,8 @@ impl Identity {
 
     pub(super) fn of_token(claimed: Claimed) -> Self {
         let Claimed { user_id, role, info, expires_at, issued_at, token_id, grants } = claimed;
-        let (expires_at, grants) = (Some(expires_at), grants.shared());
-        Self { user_id, role, info, expires_at, issued_at, token_id, grants, inbox: Inbox::Own }
+        let (expires_ms, grants) = (Some(milliseconds(expires_at)), grants.shared());
+        Self { user_id, role, info, expires_ms, issued_at, token_id, grants, inbox: Inbox::Own }
     }
 
     fn guest(name: &[u8], inbox: Inbox) -> Self {
@@ -120,7 +126,7 @@ impl Identity {
             user_id,
             role: Role::Guest,
             info: None,
-            expires_at: None,
+            expires_ms: None,
             issued_at: 0,
             token_id: None,
             grants: None,
@@ -147,6 +153,14 @@ impl GuestSalt {
     pub fn new() -> Self {
         Self::default()
     }
+}
+
+/// Since 1970; one at least.
+fn milliseconds(at: SystemTime) -> NonZeroU64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // What no clock reaches is as good as the last moment that one can name.
+    let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(1 << 52);
+    NonZeroU64::new(since).unwrap_or(NonZeroU64::MIN)
 }
 
 #[cfg(test)]
@@ -245,7 +259,7 @@ mod tests {
     fn guests_of_connections_differ_and_own_their_inbox() {
         let (one, two) = (Identity::guest_of_connection(), Identity::guest_of_connection());
         assert_ne!(one.user_id, two.user_id);
-        assert!(one.is_guest() && one.user_id.starts_with(GUEST_PREFIX) && one.expires_at.is_none());
+        assert!(one.is_guest() && one.user_id.starts_with(GUEST_PREFIX) && one.expires_at().is_none());
         let inbox = name(&format!("user:{}", one.user_id));
         assert!(one.may_join(&inbox, &open_to(Access::Granted)));
         assert!(!two.may_join(&inbox, &open_to(Access::Anyone)));

@@ -50,7 +50,7 @@ impl Known {
         known == digest
             && verified_by == keys
             && at <= seconds(now)
-            && self.who.expires_at.is_some_and(|end| now < end)
+            && self.who.expires_at().is_some_and(|end| now < end)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The quotas as a whole, in paused time.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::advance;
 
@@ -25,7 +25,6 @@ fn user(role: Role) -> Identity {
     let mut identity = Identity::guest_of_connection();
     identity.user_id = "bob".into();
     identity.role = role;
-    identity.expires_at = Some(SystemTime::now());
     identity
 }
 

@@ -312,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.who.as_ref().is_some_and(|known| !known.is_guest() && known.user_id != who.user_id) {
             return Err(Fault::new(Kind::AuthenticationFailed, "the token is another user's"));
         }
-        let expires_at = who.expires_at.map(|at| metadata_timestamp(at).to_string());
+        let expires_at = who.expires_at().map(|at| metadata_timestamp(at).to_string());
         let payload = serde_json::json!({ "ok": true, "user_id": &*who.user_id, "expires_at": expires_at });
         let answer = envelope::encode("auth_response", &payload, correlation_id);
         self.say(&answer);
