@@ -231,26 +231,25 @@ impl Roster {
             info = here.info;
             self.changed(untold, name, user_id);
         }
-        let elsewhere = user.elsewhere.get_or_insert_default();
-        let before = elsewhere.len();
-        elsewhere.retain_mut(|there| {
-            let over = there.going.is_some_and(|at| at <= now);
-            if over {
-                info = info.take().or_else(|| there.info.take());
+        if let Some(elsewhere) = &mut user.elsewhere {
+            let before = elsewhere.len();
+            elsewhere.retain_mut(|there| {
+                let over = there.going.is_some_and(|at| at <= now);
+                if over {
+                    info = info.take().or_else(|| there.info.take());
+                }
+                !over
+            });
+            self.elsewhere.fetch_sub(before - elsewhere.len(), Ordering::Relaxed);
+        }
+        user.elsewhere.take_if(|elsewhere| elsewhere.is_empty());
+        if user.elsewhere.is_none() && user.here.is_none() {
+            room.remove(user_id);
+            if room.len() == 0 {
+                rooms.remove(name);
             }
-            !over
-        });
-        self.elsewhere.fetch_sub(before - elsewhere.len(), Ordering::Relaxed);
-        if elsewhere.is_empty() {
-            user.elsewhere = None;
-            if user.here.is_none() {
-                room.remove(user_id);
-                if room.len() == 0 {
-                    rooms.remove(name);
-                }
-                if let Some(channel) = self.hub.find(name) {
-                    announce(&channel, user_id, info.as_deref(), false, now);
-                }
+            if let Some(channel) = self.hub.find(name) {
+                announce(&channel, user_id, info.as_deref(), false, now);
             }
         }
     }

@@ -156,7 +156,7 @@ impl Parked<Waiting> {
         line.manner.persists &= !poll.edge().drain.has_begun();
         let mut answer = Unsent { chunk: poll.late_answer(over, line.manner), written: 0 };
         // Its channels are left before the answer, which may take a while.
-        let rest = poll.rest();
+        let mut rest = poll.rest();
         let written = std::future::poll_fn(|task| answer.poll_write(&mut line.stream, task)).await;
         if let Err(error) = &written {
             debug!(connection = %line.peer.id, %error, "a late answer was not taken");
@@ -166,6 +166,7 @@ impl Parked<Waiting> {
             finish(line.stream).await;
             return None;
         }
+        rest.begin();
         let rest = Box::new(Parked { who: rest, line });
         Some(if rest.line.behind.is_some() { Phase::Http(rest.next()) } else { Phase::Rest(rest) })
     }

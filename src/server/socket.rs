@@ -10,24 +10,20 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::coop::has_budget_remaining;
 use tokio::time::Sleep;
 
-/// The socket. Its connection's task alone may poll it: with another waker it would not be heard again.
+/// The socket.
 pub struct Socket {
     tcp: TcpStream,
     clock: WriteClock,
     write_timeout_ms: u32,
-    /// The runtime knows already whom to wake when something comes. Who is woken for news of a channel asks each time
-    /// whether something has come, which then costs one load, where registering again would cost a lock.
-    is_awaited: bool,
 }
 
 impl Socket {
     /// Watches over the writes of `tcp`.
     pub fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
         let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
-        Self { tcp, clock: WriteClock::default(), write_timeout_ms, is_awaited: false }
+        Self { tcp, clock: WriteClock::default(), write_timeout_ms }
     }
 
     /// The TCP socket, for what comes before the first write.
@@ -73,15 +69,7 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        // The runtime forgets whom to wake only once it has made the socket readable.
-        if this.is_awaited && this.tcp.try_io(Interest::READABLE, || Ok(())).is_err() {
-            return Poll::Pending;
-        }
-        let read = Pin::new(&mut this.tcp).poll_read(context, buffer);
-        // Without budget nobody was told whom to wake: the task comes again at once.
-        this.is_awaited = read.is_pending() && has_budget_remaining();
-        read
+        Pin::new(&mut self.get_mut().tcp).poll_read(context, buffer)
     }
 }
 

@@ -184,6 +184,11 @@ pub struct Rest {
 }
 
 impl Rest {
+    /// Begins now: until then the answer was on its way.
+    pub fn begin(&mut self) {
+        self.until = self.edge.bells.now() + self.edge.config.listen.idle_timeout;
+    }
+
     /// Ready when it has lasted too long, or the node goes away.
     pub fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while !self.edge.drain.has_begun() {

@@ -238,12 +238,26 @@ impl Subscriptions {
         Ok(false)
     }
 
-    /// The one channel with news, and where the cursor stands in it, if there is exactly one and no gap to tell of: what a
-    /// [`Subscriptions::read`] without a budget's end gives is then all behind that cursor.
+    /// The one channel with news, and where the cursor stands in it, if there is exactly one and no gap to tell of.
     pub fn sole_news(&self) -> Option<(usize, &Arc<Channel>, Cursor)> {
         let mut news = self.joined.iter().enumerate().filter(|(_, subscription)| subscription.has_news());
         let (index, subscription) = news.next().filter(|(_, subscription)| subscription.gap.is_none())?;
         news.next().is_none().then(|| (index, subscription.channel(), subscription.cursor))
+    }
+
+    /// [`Subscriptions::read`] of that channel alone: others may have news by now, and whoever brought it rings.
+    ///
+    /// # Errors
+    /// As [`Subscriptions::read`].
+    pub fn read_sole(
+        &mut self,
+        index: usize,
+        edge: &Edge,
+        user_id: &str,
+        budget: usize,
+        mut take: impl FnMut(Event<'_>, &Moment<'_>),
+    ) -> Result<bool, Fault> {
+        self.read_one(edge, user_id, index, budget, &mut 0, &mut take)
     }
 
     /// Where the cursor stands in that channel, of those that are joined.

@@ -77,11 +77,12 @@ impl TokenId {
 
     fn mark(self) -> u16 {
         let [a, b, ..] = self.0.get().to_be_bytes();
-        u16::from_be_bytes([a, b])
+        u16::from_be_bytes([a, b]).max(1)
     }
 }
 
+/// Never that of nobody.
 fn mark(user: &str) -> u16 {
     let [a, b, ..] = crc32fast::hash(user.as_bytes()).to_be_bytes();
-    u16::from_be_bytes([a, b])
+    u16::from_be_bytes([a, b]).max(1)
 }

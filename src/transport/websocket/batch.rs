@@ -13,6 +13,7 @@ use super::outbox::{put_frame, put_stored};
 use crate::channel::{Channel, Cursor, Message};
 use crate::close::Fault;
 use crate::metrics::Transport;
+use crate::transport::subscriptions::Moment;
 use crate::transport::{Edge, Event, Subscriptions};
 
 /// Bytes of envelopes read at once: enough that a burst costs few writes, little enough that nobody starves and that a
@@ -91,7 +92,8 @@ impl Batch {
             _ => {
                 let begun =
                     sole.map(|(index, channel, from)| (index, Arc::clone(channel), channel.version(), from));
-                let whole = self.fill(edge, subscriptions, user_id, deflate)?;
+                let index = begun.as_ref().map(|(index, ..)| *index);
+                let whole = self.fill(edge, subscriptions, index, user_id, deflate)?;
                 self.of = begun.filter(|_| whole).and_then(|(index, channel, version, from)| {
                     Stretch::between(&channel, version, (from, subscriptions.cursor(index)), deflate)
                 });
@@ -106,11 +108,12 @@ impl Batch {
         Ok(self.more)
     }
 
-    /// Whether no gap was among it, each of which is counted.
+    /// Reads all that have news, or the only one. Whether no gap was among it, each of which is counted.
     fn fill(
         &mut self,
         edge: &Edge,
         subscriptions: &mut Subscriptions,
+        sole: Option<usize>,
         user_id: &str,
         deflate: Option<Deflate>,
     ) -> Result<bool, Fault> {
@@ -119,7 +122,7 @@ impl Batch {
         let (frames, mut later, mut whole) = (&mut self.frames, Vec::new(), true);
         let (count, oldest) = (&mut self.count, &mut self.oldest);
         let compresses = |bytes: usize| deflate.is_some_and(|deflate| deflate.covers(bytes));
-        self.more = subscriptions.read(edge, user_id, READ_BYTES, |event, _| {
+        let take = |event: Event<'_>, _: &Moment<'_>| {
             *count += 1;
             match &event {
                 Event::Message(message) => _ = oldest.get_or_insert(message.appended),
@@ -134,7 +137,12 @@ impl Batch {
                 event if later.is_empty() => put_frame(frames, OpCode::Text, 0, event.json()),
                 event => later.push(Later::Plain(Bytes::copy_from_slice(event.json()))),
             }
-        })?;
+        };
+        // Alone also if another one has news by now: what is kept for others must hold nothing but that channel's.
+        self.more = match sole {
+            Some(index) => subscriptions.read_sole(index, edge, user_id, READ_BYTES, take)?,
+            None => subscriptions.read(edge, user_id, READ_BYTES, take)?,
+        };
         for event in later {
             match event {
                 Later::Stored(message) => put_stored(&mut self.frames, &message, deflate),

@@ -55,8 +55,8 @@ pub struct Session<S> {
     _active: ActiveGuard,
     /// The client has been told already why it is closed.
     told: bool,
-    /// The cursors had more than went into the last batch.
-    more: bool,
+    /// The channels may have something that the cursors have not seen.
+    news: bool,
     /// The revocations that it has seen.
     seen: u32,
     door: Doorbell,
@@ -78,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             ends: None,
             _active: edge.metrics.connection(Transport::WebSocket),
             told: false,
-            more: false,
+            news: false,
             seen: 0,
             clock: Clock::new(edge),
             door,
@@ -178,23 +178,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Gives the client the news of its channels, until something else comes: the socket, a drain or a revocation, the
     /// clock. A delivery of a fan-out begins and ends here.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
+        let mut asked = false;
         loop {
-            if let Poll::Ready(heard) = self.wire.poll_turn(context) {
-                return Poll::Ready(heard.map_or_else(Turn::Lost, |()| Turn::Heard));
+            if let Err(gone) = self.wire.poll_flush(context) {
+                return Poll::Ready(Turn::Lost(gone));
+            }
+            // Once: whatever comes after that wakes the task. A log that never runs dry is left now and then for want of
+            // budget, and so does not keep the client unheard.
+            if !asked {
+                if let Poll::Ready(heard) = self.wire.poll_heard(context) {
+                    return Poll::Ready(heard.map_or_else(Turn::Lost, |()| Turn::Heard));
+                }
+                asked = self.wire.listens();
             }
             // What did not fit before is served as soon as there is room for its answers.
             if self.wire.has_arrived() && self.has_room() {
                 return Poll::Ready(Turn::Due);
             }
+            let wake = self.subscriptions.wake();
             if self.wire.is_busy() {
                 // News can wait until the last batch is on its way: there will be more of it then. A drain can, too.
-                return self.subscriptions.wake().poll_alarm(context).map(|()| Turn::Due);
+                return wake.poll_alarm(context).map(|()| Turn::Due);
             }
-            if !self.more {
-                match ready!(self.subscriptions.wake().poll_rung(context)) {
+            if !self.news {
+                match ready!(wake.poll_rung(context)) {
                     Rung::Alarm => return Poll::Ready(Turn::Due),
-                    Rung::News => self.more = true,
+                    Rung::News => self.news = true,
                 }
+            } else if wake.poll_alarm(context).is_ready() {
+                return Poll::Ready(Turn::Due);
             }
             if self.is_called() {
                 return Poll::Ready(Turn::Due);
@@ -213,11 +225,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Writes what the cursors have not seen, in one write.
     fn deliver(&mut self, context: &mut Context<'_>) -> Result<(), Turn> {
-        self.more = false;
+        self.news = false;
         let Some(who) = &self.who else { return Ok(()) };
         let mut batch = Batch::take();
         let deflate = self.wire.outbox.deflate();
-        self.more =
+        self.news =
             batch.read(&self.edge, &mut self.subscriptions, &who.user_id, deflate).map_err(Turn::Refused)?;
         let written = self.wire.write(context, batch.frames());
         batch.give_back();
@@ -386,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.edge.metrics.sent(Transport::WebSocket, 1);
     }
 
-    /// Something is due.
+    /// Does what is due.
     fn tick(&mut self, now: Moment) -> Result<(), End> {
         if let Some(who) = &self.who {
             self.edge.may_stay(who, &mut self.seen)?;

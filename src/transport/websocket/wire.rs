@@ -130,20 +130,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes what waits and reads what came; ready when something was read. Nothing is read while there is something to
-    /// serve, or more to write than the queue may hold.
+    /// [`Wire::poll_flush`] and [`Wire::poll_heard`].
     ///
     /// # Errors
     /// [`Loss`], after which only what has arrived and [`Wire::goodbye`] make sense.
     pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Loss>> {
-        if self.is_busy() {
-            match self.poll_write(context) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Loss::Io(error))),
-                Poll::Ready(Ok(())) => {}
-                Poll::Pending => self.outbox.settle(),
-            }
+        self.poll_flush(context)?;
+        self.poll_heard(context)
+    }
+
+    /// Writes what waits, as far as it goes.
+    ///
+    /// # Errors
+    /// As [`Wire::poll_turn`].
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Result<(), Loss> {
+        if self.is_busy() && self.poll_write(context).map_err(Loss::Io)?.is_pending() {
+            self.outbox.settle();
         }
-        // After a write as well: a log that never runs dry must not keep the client unheard.
+        Ok(())
+    }
+
+    /// Reads what came; ready when something was read. Nothing is read while there is something to serve, or more to
+    /// write than the queue may hold.
+    ///
+    /// # Errors
+    /// As [`Wire::poll_turn`].
+    pub fn poll_heard(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Loss>> {
         if self.listens() { self.poll_read(context) } else { Poll::Pending }
     }
 
