@@ -34,6 +34,7 @@ fuzz_target!(|input: &[u8]| {
         tls: input.len().is_multiple_of(2),
         refusal: None,
         guesses: Arc::default(),
+        known: None.into(),
     };
     credential(&call.head);
     origin(&call);

@@ -144,7 +144,7 @@ fn named(who: &Identity, claims: &[u8]) {
     let is_for_us =
         audience.as_array().map_or(audience == AUDIENCE, |all| all.iter().any(|one| one == AUDIENCE));
     assert!(is_for_us, "{audience}");
-    let expires_at = who.expires_at.expect("a token ends");
+    let expires_at = who.expires_at().expect("a token ends");
     assert!(expires_at > SystemTime::now() - Duration::from_mins(1) && claims["exp"].is_number());
     assert_eq!(who.role == Role::Server, claims["role"] == "server");
     assert!(!who.is_guest());

@@ -10,6 +10,7 @@ use super::word::Place;
 use crate::bus::nats::NodeId;
 
 /// A user in a channel: here, on other nodes, or both.
+#[expect(clippy::box_collection, reason = "a word instead of three for each user of a node that is alone")]
 #[derive(Default)]
 pub(super) struct User {
     pub(super) here: Option<Box<Here>>,

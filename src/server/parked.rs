@@ -188,8 +188,8 @@ impl Parked<Rest> {
     }
 
     /// Has hyper read what has come.
-    fn next(self: Box<Self>) -> Box<Http1> {
-        let Self { who: rest, line } = *self;
+    fn next(self) -> Box<Http1> {
+        let Self { who: rest, line } = self;
         let (edge, known) = rest.end();
         Box::new(line.into_http(edge, known))
     }
