@@ -10,6 +10,9 @@ use conformance::feed::Transport;
 use conformance::load::{self, Audience, Idle, Subject};
 use conformance::wire::{Connection, Request};
 
+/// The allocator gives back what handshakes took a second after it was last needed.
+const SETTLE: Duration = Duration::from_millis(2500);
+
 /// With enough connections that the allocator's pages, and tables that have just doubled, are a small part of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metrics_say_what_an_idle_connection_costs() {
@@ -24,7 +27,7 @@ async fn the_metrics_say_what_an_idle_connection_costs() {
         let subject = Arc::new(Subject::beside(&edge));
         let (before, subscribers) = if tls { (500, 1500) } else { (1000, 3000) };
         let audience = Audience { transport, subscribers, channels: 1, at_once: 64 };
-        let plan = Idle { audience, before, settle: Duration::from_secs(1) };
+        let plan = Idle { audience, before, settle: SETTLE };
         let report = load::on_a_thread(&subject, move |subject| load::idle(subject, &plan)).await.unwrap();
         assert!(report.is_clean(), "{report:?}\n{}", edge.log_tail());
         let bytes = report.dirty_bytes_per_connection.expect("the edge was started here");

@@ -63,6 +63,8 @@ pub fn idle(subject: &Subject, plan: &Idle) -> io::Result<IdleReport> {
     let Audience { subscribers, channels, at_once, .. } = plan.audience;
     let mut crowd = Crowd::join(subject, Audience { subscribers: plan.before, ..plan.audience }, false)?;
     let all = plan.before + subscribers;
+    // What their handshakes took is given back as what those of the others take will be.
+    crowd.herd.run_until(Instant::now() + plan.settle, |_| false)?;
     let before = memory()?;
     let begun = Instant::now();
     crowd.herd.join(spread(subscribers, channels), at_once, PATIENCE)?;
