@@ -89,7 +89,7 @@ impl Growth {
             Self::Channels => "open channels",
             Self::Size => "bytes of a message",
             Self::History => "messages held in history",
-            Self::Gathering => "µs that writes to a busy channel are gathered",
+            Self::Gathering => "µs of gathering",
         }
     }
 
