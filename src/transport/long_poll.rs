@@ -138,7 +138,7 @@ impl Waiting {
     /// The answer to a request that is there no more, or the refusal, head and all.
     pub fn late_answer(&mut self, over: Result<(), Box<Fault>>, manner: Manner) -> Vec<u8> {
         let cors = self.cors.take();
-        let cors = cors.as_ref().map_or(&b"vary: Origin\r\n"[..], |lines| &lines.0);
+        let cors = cors.as_ref().map_or(late::NO_ORIGIN_LINES, |lines| &lines.0);
         if let Err(fault) = over {
             self.edge.metrics.fault(Transport::Poll, fault.kind);
             let (refusal, mut body) = problem(&fault).into_parts();

@@ -14,6 +14,9 @@ use super::Manner;
 pub const JSON_LINES: &[u8] =
     b"content-type: application/json\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n";
 
+/// What `Origin::write_cors` writes for who names no origin: most polls.
+pub const NO_ORIGIN_LINES: &[u8] = b"vary: Origin\r\n";
+
 /// Room for what else is in a head: status, length, date, what becomes of the connection.
 const HEAD_BYTES: usize = 192;
 
@@ -98,6 +101,13 @@ mod tests {
         let mut written = String::new();
         client.read_to_string(&mut written).await.unwrap();
         written
+    }
+
+    #[test]
+    fn who_names_no_origin_has_the_lines_of_one() {
+        let mut headers = HeaderMap::new();
+        Origin::None.write_cors(&mut headers);
+        assert_eq!(lines(&headers), NO_ORIGIN_LINES);
     }
 
     /// The same but for the date, which has its form.
