@@ -31,7 +31,7 @@ pub use message::{Message, MessageId, Publication, metadata_timestamp};
 pub use name::{ChannelName, NameError};
 pub use position::{Epoch, EpochError, MAX_SEQ, Position};
 pub use ringer::Ringer;
-pub use wake::{Rung, Wake, Watch};
+pub use wake::{Reader, Rung, Waits, Wake, Watch};
 
 use log::Log;
 use ringer::{AT_ONCE, Slice, Watchers};
@@ -206,8 +206,13 @@ impl Channel {
         }
     }
 
-    fn ring_slice(&self, now: tokio::time::Instant, gathering: Duration) -> Slice {
-        self.watchers.lock().ring_slice(now, gathering)
+    fn next_slice(
+        &self,
+        now: tokio::time::Instant,
+        gathering: Duration,
+        slice: &mut Vec<Arc<Wake>>,
+    ) -> Slice {
+        self.watchers.lock().next_slice(now, gathering, slice)
     }
 }
 

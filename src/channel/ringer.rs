@@ -1,10 +1,10 @@
-//! Who wakes the subscribers of large channels: slice by slice, each channel in its turn, and between two slices those
-//! who were woken have theirs. So a channel with 100,000 members does not hold up one with two, and whoever is woken
-//! finds all that was appended meanwhile.
+//! Who brings news to the subscribers of large channels: slice by slice, each channel in its turn, and between two slices
+//! everybody else has theirs. So a channel with 100,000 members does not hold up one with two, and whoever is served is
+//! given all that was appended meanwhile. Who waits is given it without its task being woken; others are woken.
 //!
 //! ```text
 //!    watchers   0 ──────────▶ next ─────────────────── n        an append while it turns: once round from where it is
-//!               woken already │ still to be woken               so that each is woken once for all that has gathered
+//!               served already│ still to be served              so that each is served once for all that has gathered
 //! ```
 
 use std::collections::VecDeque;
@@ -20,9 +20,16 @@ use super::{Channel, Wake};
 use slab::Slab;
 
 /// Channels with more watchers are rung by the ringer, others by whoever appends.
-pub(super) const AT_ONCE: usize = 128;
+pub(super) const AT_ONCE: usize = 8;
+/// How many are served in a turn: about a millisecond, if each is sent a message.
+const SLICE: usize = 128;
+/// How many are served by one look at the clock.
+const BY_ONE_LOOK: usize = 8;
+/// From so many on that are still to be served a second thread helps. Fewer are a matter of milliseconds, in which two
+/// threads would mostly be in each other's way.
+const HELP: usize = 1024;
 
-/// Rings channels that have too many watchers to be rung on the way. [`Ringer::run`] has to run.
+/// Rings channels that have too many watchers to be rung on the way. [`Ringer::run`] has to run, once or more often.
 #[derive(Debug, Default)]
 pub struct Ringer {
     /// Rounds of one channel begin at least so far apart: what is appended in between is written at once, and a channel
@@ -62,6 +69,7 @@ impl Ringer {
     /// # Cancel safety
     /// Whoever has not been woken when it is cancelled is not.
     pub async fn run(&self) {
+        let mut slice = Vec::with_capacity(SLICE);
         // Channels whose next round is not due yet, in the order of their news: none waits longer than the gathering for
         // one before it.
         let mut later: VecDeque<(Instant, Arc<Channel>)> = VecDeque::new();
@@ -78,25 +86,41 @@ impl Ringer {
                 }
                 continue;
             };
-            match channel.ring_slice(now, self.gathering) {
-                Slice::Over => {}
-                Slice::More => {
+            match channel.next_slice(now, self.gathering, &mut slice) {
+                Slice::Last => {}
+                Slice::Before(left) => {
                     self.waiting.lock().push_back(channel);
-                    yield_now().await;
+                    if left > HELP {
+                        self.added.notify_one();
+                    }
                 }
                 Slice::NotBefore(due) => later.push_back((due, channel)),
+            }
+            if !slice.is_empty() {
+                serve(&slice);
+                slice.clear();
+                yield_now().await;
             }
         }
     }
 }
 
-/// What came of a slice.
+fn serve(slice: &[Arc<Wake>]) {
+    for few in slice.chunks(BY_ONE_LOOK) {
+        let now = Instant::now().into_std();
+        for wake in few {
+            wake.serve(now);
+        }
+    }
+}
+
+/// What is behind a slice.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Slice {
-    /// All have been woken.
-    Over,
-    /// Others are to be.
-    More,
+    /// Nothing.
+    Last,
+    /// So many others, or a few less.
+    Before(usize),
     /// The round before has just begun.
     NotBefore(Instant),
 }
@@ -119,8 +143,13 @@ impl Watchers {
         key
     }
 
-    /// Wakes some.
-    pub(super) fn ring_slice(&mut self, now: Instant, gathering: Duration) -> Slice {
+    /// Puts those into `slice` who are next.
+    pub(super) fn next_slice(
+        &mut self,
+        now: Instant,
+        gathering: Duration,
+        slice: &mut Vec<Arc<Wake>>,
+    ) -> Slice {
         let round = self.wakes.capacity();
         if self.left > 0 && (self.rung >= round || self.begun.is_none()) {
             if let Some(due) = self.begun.map(|begun| begun + gathering)
@@ -130,24 +159,20 @@ impl Watchers {
             }
             (self.begun, self.rung) = (Some(now), 0);
         }
-        let mut woken = 0;
-        while self.left > 0 && self.rung < round && woken < AT_ONCE {
+        while self.left > 0 && self.rung < round && slice.len() < SLICE {
             if self.next >= round {
                 self.next = 0;
             }
-            if let Some(wake) = self.wakes.get(self.next) {
-                wake.wake();
-                woken += 1;
-            }
+            slice.extend(self.wakes.get(self.next).map(Arc::clone));
             self.next += 1;
             self.left -= 1;
             self.rung += 1;
         }
         if self.left > 0 {
-            return Slice::More;
+            return Slice::Before(self.left);
         }
         self.rung = usize::MAX;
-        Slice::Over
+        Slice::Last
     }
 }
 
@@ -165,31 +190,43 @@ mod tests {
         watchers
     }
 
-    fn rung(watchers: &Watchers) -> usize {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        watchers.wakes.iter().filter(|(_, wake)| wake.poll_rung(&mut context).is_ready()).count()
+    /// What is behind the next slice, and how many are in it.
+    fn next(watchers: &mut Watchers, now: Instant) -> (Slice, usize) {
+        let mut slice = Vec::new();
+        let behind = watchers.next_slice(now, GATHERING, &mut slice);
+        serve(&slice);
+        (behind, slice.len())
     }
 
-    /// As many slices as it takes; how often somebody was woken.
+    /// As many slices as it takes; how often it was somebody's turn.
     fn ring_all(watchers: &mut Watchers, now: Instant) -> usize {
         let mut count = 0;
-        while watchers.ring_slice(now, GATHERING) == Slice::More {
-            count += rung(watchers);
+        loop {
+            let (behind, served) = next(watchers, now);
+            count += served;
+            if !matches!(behind, Slice::Before(_)) {
+                return count;
+            }
         }
-        count + rung(watchers)
+    }
+
+    fn has_been_rung(wake: &Wake) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        wake.poll_rung(&mut context).is_ready()
     }
 
     #[test]
-    fn each_is_woken_once_for_all_that_has_gathered() {
+    fn each_is_served_once_for_all_that_has_gathered() {
         let (mut watchers, now) = (watchers(1000), Instant::now());
         assert!(watchers.tell_all());
-        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
-        assert_eq!(rung(&watchers), AT_ONCE);
-        // More news: who has been woken is to be woken again, after those who have not been.
+        assert!(matches!(next(&mut watchers, now), (Slice::Before(_), SLICE)));
+        assert_eq!(watchers.wakes.iter().filter(|(_, wake)| has_been_rung(wake)).count(), SLICE);
+        // More news: who has been served is to be served again, after those who have not been.
         assert!(!watchers.tell_all());
         let later = now + GATHERING;
         assert_eq!(ring_all(&mut watchers, later), 1000);
-        assert_eq!(watchers.ring_slice(later, GATHERING), Slice::Over);
+        assert!(watchers.wakes.iter().all(|(_, wake)| has_been_rung(wake)));
+        assert_eq!(next(&mut watchers, later), (Slice::Last, 0));
     }
 
     #[test]
@@ -198,8 +235,7 @@ mod tests {
         watchers.tell_all();
         assert_eq!(ring_all(&mut watchers, now), 200);
         assert!(watchers.tell_all());
-        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::NotBefore(now + GATHERING));
-        assert_eq!(rung(&watchers), 0);
+        assert_eq!(next(&mut watchers, now), (Slice::NotBefore(now + GATHERING), 0));
         assert_eq!(ring_all(&mut watchers, now + GATHERING), 200);
         watchers.tell_all();
         assert_eq!(ring_all(&mut watchers, now + 2 * GATHERING), 200);
@@ -209,10 +245,9 @@ mod tests {
     fn who_is_within_a_round_is_not_held_back_by_news() {
         let (mut watchers, now) = (watchers(300), Instant::now());
         watchers.tell_all();
-        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
+        assert!(matches!(next(&mut watchers, now), (Slice::Before(_), SLICE)));
         watchers.tell_all();
-        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
-        assert_eq!(rung(&watchers), 2 * AT_ONCE);
+        assert!(matches!(next(&mut watchers, now), (Slice::Before(_), SLICE)));
     }
 
     #[test]
@@ -221,10 +256,8 @@ mod tests {
             let (mut watchers, now) = (watchers(256), Instant::now());
             watchers.wakes.shrink_to_fit();
             watchers.tell_all();
-            assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
-            if amid {
-                rung(&watchers);
-            } else {
+            assert!(matches!(next(&mut watchers, now), (Slice::Before(_), SLICE)));
+            if !amid {
                 ring_all(&mut watchers, now);
             }
             watchers.tell_all();
@@ -238,7 +271,7 @@ mod tests {
     fn who_comes_and_goes_meanwhile_does_no_harm() {
         let (mut watchers, now) = (watchers(300), Instant::now());
         watchers.tell_all();
-        assert_eq!(watchers.ring_slice(now, GATHERING), Slice::More);
+        assert!(matches!(next(&mut watchers, now), (Slice::Before(_), SLICE)));
         for key in 50..300 {
             watchers.wakes.remove(key);
         }
@@ -246,7 +279,6 @@ mod tests {
         for _ in 0..500 {
             watchers.add(Arc::default());
         }
-        rung(&watchers);
         watchers.tell_all();
         assert_eq!(ring_all(&mut watchers, now + GATHERING), 550);
     }

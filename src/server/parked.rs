@@ -7,17 +7,18 @@ use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_util::either::Either;
 use tracing::debug;
 
 use super::connection::{Peer, Phase, Stream, finish};
 use super::http1::Http1;
 use crate::auth::Known;
+use crate::channel::Reader;
 use crate::close::Fault;
 use crate::transport::Edge;
 use crate::transport::http::Manner;
@@ -30,6 +31,8 @@ const UNREAD_BYTES: usize = 8 * 1024;
 const READ_BYTES: usize = 2048;
 /// Between looks after a client that is read no further.
 const LOOK: Duration = Duration::from_secs(2);
+/// Chunks of news that are written for a stream before its task is woken for the rest.
+const GIVEN_AT_ONCE: usize = 4;
 /// Room for a chunk's size (RFC 9112 §7.1): 8 digits are 4 GB.
 const SIZE_BYTES: usize = 10;
 
@@ -76,10 +79,11 @@ impl Parked<Events> {
     }
 
     /// Writes events until the stream or the connection ends, or is free for another request.
-    pub async fn run(mut self: Box<Self>) -> Option<Phase> {
-        let is_whole = std::future::poll_fn(|task| self.poll_events(task)).await;
+    pub async fn run(self: Box<Self>) -> Option<Phase> {
+        let wake = Arc::clone(self.who.body.wake());
+        let (events, is_whole) = wake.leave(self, Self::poll_events).await?;
         // Boxed: an idle connection must not hold what its end needs.
-        Box::pin(self.end(is_whole)).await
+        Box::pin(events.end(is_whole)).await
     }
 
     /// Ready at the end: whether the client has all of it.
@@ -98,19 +102,7 @@ impl Parked<Events> {
             let Some(chunk) = ready!(events.body.poll_chunk(task, SIZE_BYTES)) else {
                 return Poll::Ready(true);
             };
-            let mut next = Unsent { chunk, written: SIZE_BYTES };
-            if !line.manner.is_old {
-                next.written = as_chunk(&mut next.chunk, events.body.has_ended());
-            }
-            match next.poll_write(&mut line.stream, task) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(false),
-                Poll::Pending => {
-                    next.chunk.shrink_to_fit();
-                    events.unsent = Some(Box::new(next));
-                    return Poll::Pending;
-                }
-            }
+            events.write(chunk, line, task);
         }
     }
 
@@ -125,6 +117,44 @@ impl Parked<Events> {
         }
         finish(line.stream).await;
         None
+    }
+}
+
+impl Reader for Parked<Events> {
+    fn give(&mut self, now: Instant) -> bool {
+        let Self { who: events, line } = self;
+        if events.unsent.is_some() {
+            return true;
+        }
+        for _ in 0..GIVEN_AT_ONCE {
+            match events.body.news(SIZE_BYTES, now) {
+                Some(chunk) if chunk.is_empty() => return false,
+                Some(chunk) => {
+                    // Whoever is woken for room in the socket asks for it again first, with its own waker.
+                    if !events.write(chunk, line, &mut Context::from_waker(Waker::noop())) {
+                        return true;
+                    }
+                }
+                None => return true,
+            }
+        }
+        true
+    }
+}
+
+impl Events {
+    /// Writes what the stream has given: whether all of it is on its way. What is not is kept, to be tried again.
+    fn write(&mut self, chunk: Vec<u8>, line: &mut Line, task: &mut Context<'_>) -> bool {
+        let mut next = Unsent { chunk, written: SIZE_BYTES };
+        if !line.manner.is_old {
+            next.written = as_chunk(&mut next.chunk, self.body.has_ended());
+        }
+        if matches!(next.poll_write(&mut line.stream, task), Poll::Ready(Ok(()))) {
+            return true;
+        }
+        next.chunk.shrink_to_fit();
+        self.unsent = Some(Box::new(next));
+        false
     }
 }
 
@@ -277,7 +307,7 @@ impl Line {
             if socket.is_closed_by_client() {
                 return Poll::Ready(());
             }
-            look.as_mut().reset(Instant::now() + LOOK);
+            look.as_mut().reset(tokio::time::Instant::now() + LOOK);
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -114,8 +116,12 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
     background_tasks.spawn(admin::serve(private, Arc::new(state), background.clone()));
     background_tasks
         .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
-    let ringer = Arc::clone(edge.hub.ringer());
-    background_tasks.spawn(background.clone().run_until_cancelled_owned(async move { ringer.run().await }));
+    for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+        let ringer = Arc::clone(edge.hub.ringer());
+        // It gives way after each slice by itself.
+        let rings = unconstrained(async move { ringer.run().await });
+        background_tasks.spawn(background.clone().run_until_cancelled_owned(rings));
+    }
     background_tasks.spawn(background.clone().run_until_cancelled_owned(strike(Arc::clone(&edge))));
     let tokens = tokens::run(Arc::clone(&edge), revoked, tickets);
     background_tasks.spawn(background.clone().run_until_cancelled_owned(tokens));

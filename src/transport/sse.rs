@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::http::HeaderValue;
 use hyper::{Response, Version, header};
 
 use super::http::{Answer, Body, Call, Content, Opening};
 use super::{Caller, Doorbell, Edge, Event, Moment, Subscriptions};
+use crate::channel::Wake;
 use crate::close::{Fault, Kind};
 use crate::envelope;
 use crate::metrics::{ActiveGuard, Transport};
@@ -114,6 +115,11 @@ impl SseBody {
         &self.caller.edge
     }
 
+    /// Rings for its news.
+    pub fn wake(&self) -> &Arc<Wake> {
+        self.subscriptions.wake()
+    }
+
     /// Whether all of it was given.
     pub fn has_ended(&self) -> bool {
         self.ended
@@ -141,15 +147,30 @@ impl SseBody {
         }
     }
 
+    /// The news that there is, at about `now`, behind `lead` bytes; no bytes if there is none. `None` if there is something else to
+    /// see to, which [`SseBody::poll_chunk`] does.
+    pub fn news(&mut self, lead: usize, now: Instant) -> Option<Vec<u8>> {
+        let Self { caller: Caller { edge, .. }, leave, ended, seen, .. } = self;
+        let is_called = edge.drain.has_begun() && leave.is_none() || *seen != edge.revocations.generation();
+        if *ended || is_called {
+            return None;
+        }
+        self.read(lead, now).ok()
+    }
+
     /// What there is now; no bytes if there is nothing.
     fn next(&mut self, lead: usize) -> Result<Vec<u8>, Fault> {
         self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
-        let mut chunk = Vec::new();
         if self.tick()? {
-            chunk.resize(lead, 0);
+            let mut chunk = vec![0; lead];
             chunk.extend_from_slice(b":\n\n");
             return Ok(chunk);
         }
+        self.read(lead, self.caller.edge.now())
+    }
+
+    fn read(&mut self, lead: usize, now: Instant) -> Result<Vec<u8>, Fault> {
+        let mut chunk = Vec::new();
         let edge: &Edge = &self.caller.edge;
         let (mut count, mut oldest) = (0, None);
         self.subscriptions.read(edge, &self.caller.who.user_id, BATCH_BYTES, |event, moment| {
@@ -165,7 +186,7 @@ impl SseBody {
         })?;
         edge.metrics.sent(Transport::Sse, count);
         if let Some(appended) = oldest {
-            edge.metrics.delivered(edge.now().saturating_duration_since(appended));
+            edge.metrics.delivered(now.saturating_duration_since(appended));
         }
         Ok(chunk)
     }

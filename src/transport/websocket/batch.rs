@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
@@ -33,7 +34,7 @@ pub struct Batch {
     /// What was read, if another may be given the same.
     of: Option<Stretch>,
     count: u64,
-    oldest: Option<std::time::Instant>,
+    oldest: Option<Instant>,
     more: bool,
 }
 
@@ -72,7 +73,7 @@ impl Batch {
         &self.frames
     }
 
-    /// Reads what `subscriptions` have not seen, as much as one write should hold. Whether there is more.
+    /// Reads what `subscriptions` have not seen, as much as one write should hold, at about `now`. Whether there is more.
     ///
     /// # Errors
     /// As [`Subscriptions::read`].
@@ -82,6 +83,7 @@ impl Batch {
         subscriptions: &mut Subscriptions,
         user_id: &str,
         deflate: Option<Deflate>,
+        now: Instant,
     ) -> Result<bool, Fault> {
         let sole = subscriptions.sole_news();
         match (&self.of, sole) {
@@ -103,7 +105,7 @@ impl Batch {
             edge.metrics.sent(Transport::WebSocket, self.count);
         }
         if let Some(appended) = self.oldest {
-            edge.metrics.delivered(edge.now().saturating_duration_since(appended));
+            edge.metrics.delivered(now.saturating_duration_since(appended));
         }
         Ok(self.more)
     }
@@ -179,7 +181,6 @@ impl Stretch {
 #[cfg(test)]
 mod tests {
     use std::num::NonZero;
-    use std::time::Instant;
 
     use super::*;
     use crate::channel::{Audience, Epoch, MessageId, Position, Publication, Resume, Ringer, Viewer};

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::config::Heartbeat;
 use crate::transport::{Edge, Moment};
 
 /// The moments that a connection lives by.
@@ -43,5 +44,22 @@ impl Clock {
             self.amid.map(|since| since + edge.config.heartbeat.interval + edge.config.heartbeat.timeout);
         let others = [dead, leave, amid, self.token_due];
         others.into_iter().flatten().fold(self.ping_due, Moment::min)
+    }
+
+    /// Whether the client is to be taken for dead now; `listens` whether it could be heard at all.
+    pub fn is_dead(&mut self, now: Moment, heartbeat: &Heartbeat, listens: bool) -> bool {
+        match self.pinged {
+            Some(at) if self.heard >= at => self.pinged = None,
+            Some(at) if at + heartbeat.timeout <= now => {
+                // Who has to take what waits for it can't be heard; its writes have a deadline of their own.
+                if listens {
+                    return true;
+                }
+                self.pinged = None;
+            }
+            _ => {}
+        }
+        // A byte now and then is no life, either.
+        self.amid.is_some_and(|since| since + heartbeat.interval + heartbeat.timeout <= now)
     }
 }

@@ -14,6 +14,20 @@ pub(super) struct Ends {
     pub(super) refused: Option<Box<Fault>>,
     /// How the connection ends, once what came before that has been heard.
     pub(super) lost: Option<Loss>,
+    /// What came of giving it news while its task slept, if anything but that.
+    pub(super) turn: Option<Turn>,
+}
+
+/// What there is to see to beside the news of channels.
+pub(super) enum Turn {
+    /// Something was heard.
+    Heard,
+    /// Something may be due: a moment, a drain, a revocation; or there is room to serve what has arrived.
+    Due,
+    /// The connection is gone.
+    Lost(Loss),
+    /// The client is to go.
+    Refused(Fault),
 }
 
 /// Why a connection ends.

@@ -1,7 +1,8 @@
 //! One client on a WebSocket, from the first envelope to the close: requests in, answers and what its cursors read out.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
@@ -11,12 +12,12 @@ use uuid::Uuid;
 
 use super::batch::Batch;
 use super::clock::Clock;
-use super::end::{End, Ends};
+use super::end::{End, Ends, Turn};
 use super::frames::Inbound;
 use super::handshake::Upgrade;
 use super::wire::{Loss, Wire};
 use crate::auth::Identity;
-use crate::channel::{Channel, Rung, metadata_timestamp};
+use crate::channel::{Channel, Reader, Rung, metadata_timestamp};
 use crate::close::{Fault, Kind};
 use crate::envelope::{self, Incoming, Rejected, Request};
 use crate::metrics::{ActiveGuard, Transport};
@@ -28,19 +29,8 @@ use crate::transport::{Caller, Doorbell, Edge, Moment, Subscriptions};
 /// Violations in a row after which a connection is closed.
 const VIOLATIONS_MAX: u8 = 10;
 
-/// What there is to see to beside the news of channels.
-enum Turn {
-    /// Something was heard.
-    Heard,
-    /// Something may be due: a moment, a drain, a revocation; or there is room to serve what has arrived.
-    Due,
-    /// The connection is gone.
-    Lost(Loss),
-    /// The client is to go.
-    Refused(Fault),
-}
-
-/// One client. Kept in a box: while it is idle, it and a few pointers in the connection's task are all there is.
+/// One client. Kept in a box: while it is idle, it and a few pointers in the connection's task are all there is. It waits
+/// with its bell, so that news can be given to it without its task.
 pub struct Session<S> {
     edge: Arc<Edge>,
     client_id: Uuid,
@@ -62,7 +52,7 @@ pub struct Session<S> {
     door: Doorbell,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
     /// Takes over after the handshake; `unread` are bytes that came with it.
     pub fn begin(edge: &Arc<Edge>, upgrade: Upgrade, stream: S, unread: &Bytes) -> Box<Self> {
         let (wire, fed) = Wire::new(stream, unread, &edge.config.limits, upgrade.deflate);
@@ -95,12 +85,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Serves the client until the connection ends.
     pub async fn run(mut self: Box<Self>) {
-        let end = match self.ends.as_mut().and_then(|ends| ends.refused.take()) {
-            Some(fault) => End::Fault(fault),
-            None => self.serve().await,
+        let (session, end) = match self.ends.as_mut().and_then(|ends| ends.refused.take()) {
+            Some(fault) => (self, End::Fault(fault)),
+            None => match self.serve().await {
+                Some(ended) => ended,
+                None => return,
+            },
         };
-        debug!(connection = %self.client_id, reason = end.reason(), "websocket ends");
-        Box::pin(self.close(end)).await;
+        debug!(connection = %session.client_id, reason = end.reason(), "websocket ends");
+        Box::pin(session.close(end)).await;
     }
 
     /// The first envelopes: who the client is, and what its query asked for.
@@ -124,25 +117,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    /// What it holds while it waits is a part of every idle connection's task: next to nothing.
-    async fn serve(&mut self) -> End {
+    /// What it holds while it waits is a part of every idle connection's task: next to nothing. Nothing comes back of a
+    /// session that has panicked.
+    async fn serve(mut self: Box<Self>) -> Option<(Box<Self>, End)> {
         Box::pin(self.join_opening()).await;
         loop {
             // Boxed: what requests need while they are served must not be held by every idle connection.
             if self.wire.has_arrived()
                 && let Err(end) = Box::pin(self.hear_all()).await
             {
-                return end;
+                return Some((self, end));
             }
             if !self.wire.has_arrived()
                 && let Some(loss) = self.ends.as_mut().and_then(|ends| ends.lost.take())
             {
-                return End::of(&loss, &self.edge.config.limits);
+                let end = End::of(&loss, &self.edge.config.limits);
+                return Some((self, end));
             }
             self.door.ring_at(self.clock.next(&self.edge));
-            let turn = std::future::poll_fn(|context| self.poll_turn(context)).await;
+            let wake = Arc::clone(self.subscriptions.wake());
+            let turn;
+            (self, turn) = wake.leave(self, Self::poll_turn).await?;
             if let Err(end) = self.see_to(turn) {
-                return end;
+                return Some((self, end));
             }
         }
     }
@@ -176,8 +173,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Gives the client the news of its channels, until something else comes: the socket, a drain or a revocation, the
-    /// clock. A delivery of a fan-out begins and ends here.
+    /// clock. A delivery begins and ends here, or in [`Reader::give`].
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
+        if let Some(turn) = self.ends.as_mut().and_then(|ends| ends.turn.take()) {
+            return Poll::Ready(turn);
+        }
         let mut asked = false;
         loop {
             if let Err(gone) = self.wire.poll_flush(context) {
@@ -211,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if self.is_called() {
                 return Poll::Ready(Turn::Due);
             }
-            if let Err(turn) = self.deliver(context) {
+            if let Err(turn) = self.deliver(context, self.edge.now()) {
                 return Poll::Ready(turn);
             }
         }
@@ -224,13 +224,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Writes what the cursors have not seen, in one write.
-    fn deliver(&mut self, context: &mut Context<'_>) -> Result<(), Turn> {
+    fn deliver(&mut self, context: &mut Context<'_>, now: Instant) -> Result<(), Turn> {
         self.news = false;
         let Some(who) = &self.who else { return Ok(()) };
         let mut batch = Batch::take();
         let deflate = self.wire.outbox.deflate();
-        self.news =
-            batch.read(&self.edge, &mut self.subscriptions, &who.user_id, deflate).map_err(Turn::Refused)?;
+        self.news = batch
+            .read(&self.edge, &mut self.subscriptions, &who.user_id, deflate, now)
+            .map_err(Turn::Refused)?;
         let written = self.wire.write(context, batch.frames());
         batch.give_back();
         written.map_err(Turn::Lost)
@@ -421,19 +422,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }));
         }
         let heartbeat = &self.edge.config.heartbeat;
-        match clock.pinged {
-            Some(at) if clock.heard >= at => clock.pinged = None,
-            Some(at) if at + heartbeat.timeout <= now => {
-                // Who has to take what waits for it can't be heard; its writes have a deadline of their own.
-                if self.wire.listens() {
-                    return Err(End::Dead);
-                }
-                clock.pinged = None;
-            }
-            _ => {}
-        }
-        // A byte now and then is no life, either.
-        if clock.amid.is_some_and(|since| since + heartbeat.interval + heartbeat.timeout <= now) {
+        if clock.is_dead(now, heartbeat, self.wire.listens()) {
             return Err(End::Dead);
         }
         if clock.ping_due <= now {
@@ -476,6 +465,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             End::Stuck => metrics.closed(Transport::WebSocket, 1006, "write_timeout"),
             End::Dead => metrics.closed(Transport::WebSocket, 1006, "dead_peer"),
         }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Reader for Session<S> {
+    fn give(&mut self, now: Instant) -> bool {
+        // What is on its way, or comes before news, is its task's.
+        if self.wire.is_busy() || self.wire.has_arrived() || self.is_called() {
+            return true;
+        }
+        // Whoever is woken for room in the socket asks for it again first, with its own waker.
+        let given = self.deliver(&mut Context::from_waker(Waker::noop()), now);
+        if let Err(turn) = given {
+            self.ends.get_or_insert_default().turn = Some(turn);
+            return true;
+        }
+        self.news || self.wire.is_busy()
     }
 }
 
