@@ -17,7 +17,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, trace};
@@ -28,7 +27,7 @@ use super::http1::Http1;
 use super::parked::{Events, Parked};
 use super::socket::Socket;
 use super::streams::Streams;
-use super::tls::Tls;
+use super::tls::{Tls, TlsStream};
 use super::{proxy, router};
 use crate::auth::Known;
 use crate::close::Fault;
@@ -176,15 +175,17 @@ async fn connect(
     };
     let (stream, h2) = match tls {
         None => (Either::Left(socket), false),
-        Some(tls) => match timeout(patience, tls.acceptor(refusal.is_some()).accept(socket)).await {
-            Ok(Ok(stream)) => {
-                edge.metrics.handshake(Stage::Tls, true);
-                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                (Either::Right(Box::new(stream)), h2)
+        Some(tls) => {
+            match timeout(patience, TlsStream::accept(tls.server(refusal.is_some()), socket)).await {
+                Ok(Ok(stream)) => {
+                    edge.metrics.handshake(Stage::Tls, true);
+                    let h2 = stream.alpn_protocol() == Some(b"h2");
+                    (Either::Right(Box::new(stream)), h2)
+                }
+                Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
+                Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
             }
-            Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
-            Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
-        },
+        }
     };
     debug!(connection = %id, %address, h2, "connected");
     let peer = Peer { id, address, guesses: Arc::default() };

@@ -245,7 +245,7 @@ impl Unsent {
                 written => self.written += written,
             }
         }
-        // Over TLS the records of the last write may still be in rustls.
+        // Over TLS the records of the last write may still wait for the socket.
         stream.poll_flush(task)
     }
 }
@@ -298,7 +298,7 @@ impl Line {
     fn poll_closed(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let socket = match &self.stream {
             Either::Left(socket) => socket,
-            Either::Right(tls) => tls.get_ref().0,
+            Either::Right(tls) => tls.socket(),
         };
         let look = &mut self.behind.get_or_insert_default().look;
         let look = look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));

@@ -110,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 }
             }
         }
-        // Over TLS the records of the last write may still be in rustls.
+        // Over TLS the records of the last write may still wait for the socket.
         self.flushing = Pin::new(&mut self.stream).poll_flush(context).map_err(Loss::Io)?.is_pending();
         Ok(())
     }
@@ -220,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.outbox.advance(written);
             self.flushing = true;
         }
-        // Over TLS the records of the last write may still be in rustls.
+        // Over TLS the records of the last write may still wait for the socket.
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.flushing = false;
         Poll::Ready(Ok(()))

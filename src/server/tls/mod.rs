@@ -1,6 +1,8 @@
 //! TLS as the edge ends it: certificate and key from PEM files, read again when they change, so that a renewed
 //! certificate needs no restart.
 
+mod stream;
+
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
@@ -8,12 +10,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::RwLock;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
+pub use self::stream::TlsStream;
 use crate::config;
 
 /// Why there is no TLS.
@@ -48,7 +50,7 @@ pub enum TlsError {
 pub struct Tls {
     settings: config::Tls,
     /// For all, and for those who are only told why they are refused.
-    acceptors: RwLock<[TlsAcceptor; 2]>,
+    servers: RwLock<[Arc<ServerConfig>; 2]>,
     changed: RwLock<[Option<SystemTime>; 2]>,
 }
 
@@ -60,14 +62,14 @@ impl Tls {
     pub fn load(settings: &config::Tls) -> Result<Self, TlsError> {
         // Before the files are read: a change in between is then seen at the next look.
         let changed = modified(settings);
-        let acceptors = RwLock::new(acceptors(settings)?);
-        Ok(Self { settings: settings.clone(), acceptors, changed: RwLock::new(changed) })
+        let servers = RwLock::new(servers(settings)?);
+        Ok(Self { settings: settings.clone(), servers, changed: RwLock::new(changed) })
     }
 
     /// For a new connection. One that is refused gets HTTP/1.1, where an answer can end its connection: an HTTP/2
     /// client would keep it, and be refused on it for ever.
-    pub fn acceptor(&self, refused: bool) -> TlsAcceptor {
-        self.acceptors.read()[usize::from(refused)].clone()
+    pub fn server(&self, refused: bool) -> Arc<ServerConfig> {
+        Arc::clone(&self.servers.read()[usize::from(refused)])
     }
 
     /// Reads the files again if they have changed; whether they had. The old ones stay in use until the new ones
@@ -80,14 +82,14 @@ impl Tls {
         if changed == *self.changed.read() {
             return Ok(false);
         }
-        let fresh = acceptors(&self.settings)?;
-        *self.acceptors.write() = fresh;
+        let fresh = servers(&self.settings)?;
+        *self.servers.write() = fresh;
         *self.changed.write() = changed;
         Ok(true)
     }
 }
 
-fn acceptors(settings: &config::Tls) -> Result<[TlsAcceptor; 2], TlsError> {
+fn servers(settings: &config::Tls) -> Result<[Arc<ServerConfig>; 2], TlsError> {
     let file_error = |key, path: &Path| {
         let path = path.display().to_string();
         move |source| TlsError::File { key, path, source }
@@ -112,9 +114,9 @@ fn acceptors(settings: &config::Tls) -> Result<[TlsAcceptor; 2], TlsError> {
     // Stateless: a client that comes back skips the handshake's expensive half, and nothing is kept for it.
     server.ticketer = aws_lc_rs::Ticketer::new()?;
     server.alpn_protocols = [b"http/1.1".to_vec(), b"http/1.0".to_vec()].into();
-    let refused = TlsAcceptor::from(Arc::new(server.clone()));
+    let refused = Arc::new(server.clone());
     server.alpn_protocols.insert(0, b"h2".to_vec());
-    Ok([TlsAcceptor::from(Arc::new(server)), refused])
+    Ok([Arc::new(server), refused])
 }
 
 fn modified(settings: &config::Tls) -> [Option<SystemTime>; 2] {
