@@ -8,13 +8,12 @@
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{self, Stream};
-use super::parked::{Events, Parked};
+use super::parked::{Events, Parked, Polling};
 use super::socket::Socket;
 use crate::auth::Identity;
 use crate::channel::Watch;
 use crate::presence::Member;
 use crate::quota::{ConnectionQuota, Quotas};
-use crate::transport::long_poll::Waiting;
 use crate::transport::websocket::Session;
 use crate::transport::{Doorbell, Subscriptions};
 
@@ -35,7 +34,7 @@ pub fn of_each() -> [[usize; 2]; 3] {
     let guesses = class(2 * size_of::<usize>() + size_of::<ConnectionQuota>());
     let request = guesses + in_table(Quotas::PLACE_BYTES);
     let events = class(size_of::<Parked<Events>>()) + request;
-    let poll = class(size_of::<Parked<Waiting>>()) + request + in_table(Member::LEAVING_BYTES);
+    let poll = class(size_of::<Parked<Polling>>()) + request + in_table(Member::LEAVING_BYTES);
     let tls = class(size_of::<TlsStream<Socket>>()) + TLS_BLOCKS.map(class).iter().sum::<usize>();
     [session, events, poll].map(|own| [own + common(), own + common() + tls])
 }
