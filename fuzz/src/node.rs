@@ -10,6 +10,7 @@ use tidegate::hub::Hub;
 use tidegate::metrics::Metrics;
 use tidegate::presence::{Roster, Typing};
 use tidegate::quota::Quotas;
+use tidegate::transport::http::Heads;
 use tidegate::transport::{Bells, Drain, Edge};
 use tokio::sync::Semaphore;
 
@@ -57,6 +58,7 @@ pub fn node(config: Config) -> Edge {
         origins: OriginPolicy::new(&config.origins).expect("the Origin is one"),
         quotas: Quotas::new(&config.quota),
         metrics: Arc::new(Metrics::new()),
+        heads: Heads::default(),
         guest_salt: GuestSalt::new(),
         node: 7,
         drain: Drain::new(Duration::from_secs(1)),

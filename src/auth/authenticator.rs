@@ -19,7 +19,7 @@ use super::claims::Expected;
 use super::grants::AllGrants;
 use super::identity::Identity;
 use super::keys::{KeyError, Keys};
-use super::known::{Digests, Known};
+use super::known::{Digests, Known, Proof};
 use crate::config;
 
 /// Longest token, in bytes: what fits a request's head, and bounds what a signature is computed over.
@@ -95,14 +95,24 @@ impl Authenticator {
         self.verify_again_at(token, known, SystemTime::now())
     }
 
+    /// Whether the token of that proof would be found good, were it shown again `now`. Revocations are the caller's to ask for.
+    pub fn still_good(&self, who: &Identity, proof: &Proof, now: SystemTime) -> bool {
+        proof.stands(who, self.generation(), now)
+    }
+
+    /// By which keys tokens are verified now. To be asked before the keys are taken: were they replaced in between, they
+    /// count as the old ones.
+    fn generation(&self) -> NonZeroU32 {
+        NonZeroU32::MIN.saturating_add(self.reloads.load(Ordering::Acquire))
+    }
+
     pub(super) fn verify_again_at(
         &self,
         token: &str,
         known: &mut Option<Known>,
         now: SystemTime,
     ) -> Result<Arc<Identity>, AuthError> {
-        // Before the keys are taken: were they replaced in between, they count as the old ones.
-        let keys = NonZeroU32::MIN.saturating_add(self.reloads.load(Ordering::Acquire));
+        let keys = self.generation();
         let digest = self.digests.of(token);
         if let Some(known) = known.as_ref().filter(|known| known.holds(digest, keys, now)) {
             return Ok(Arc::clone(&known.who));

@@ -83,7 +83,12 @@ impl Identity {
 
     /// How long its token is still good; `None` for guests. At most some decades, so that no clock overflows.
     pub fn expires_in(&self) -> Option<Duration> {
-        let left = self.expires_at()?.duration_since(SystemTime::now()).unwrap_or_default();
+        self.expires_after(SystemTime::now())
+    }
+
+    /// The same from that moment on.
+    pub fn expires_after(&self, now: SystemTime) -> Option<Duration> {
+        let left = self.expires_at()?.duration_since(now).unwrap_or_default();
         Some(left.min(Duration::from_secs(1 << 30)))
     }
 

@@ -46,11 +46,14 @@ impl Known {
     /// Whether that token, now and with these keys, would be found good as it was. A clock that was set back might
     /// come before its `nbf`.
     pub(super) fn holds(&self, digest: [u64; 2], keys: NonZeroU32, now: SystemTime) -> bool {
-        let Proof { digest: known, keys: verified_by, at } = self.proof;
-        known == digest
-            && verified_by == keys
-            && at <= seconds(now)
-            && self.who.expires_at().is_some_and(|end| now < end)
+        self.proof.digest == digest && self.proof.stands(&self.who, keys, now)
+    }
+}
+
+impl Proof {
+    /// The same, where it is known to be that token; `who` is whose it is.
+    pub(super) fn stands(&self, who: &Identity, keys: NonZeroU32, now: SystemTime) -> bool {
+        self.keys == keys && self.at <= seconds(now) && who.expires_at().is_some_and(|end| now < end)
     }
 }
 

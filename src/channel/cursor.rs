@@ -115,6 +115,12 @@ impl Channel {
         self.version() != cursor.version
     }
 
+    /// Whether all is held that lies after the cursor.
+    pub fn holds(&self, cursor: &Cursor) -> bool {
+        let log = self.log.read();
+        cursor.epoch == log.epoch() && cursor.seq >= log.floor()
+    }
+
     /// Gives `take` what lies after the cursor, in order, and moves the cursor behind it, until about `budget` bytes
     /// are given or nothing is left. At least one item is given if there is one.
     ///

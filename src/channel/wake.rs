@@ -94,6 +94,11 @@ impl Wake {
         Waits { wake: self, poll, reader: PhantomData }
     }
 
+    /// From now on [`Wake::wake`] wakes nobody, until [`Wake::poll_rung`] says that it has rung: for who will look anyway.
+    pub fn hush(&self) {
+        self.rung.store(true, Ordering::Release);
+    }
+
     /// Ready once after one or more [`Wake::wake`]s, and once after one or more [`Wake::alarm`]s. Only one task may poll it.
     pub fn poll_rung(&self, context: &mut Context<'_>) -> Poll<Rung> {
         self.waker.register(context.waker());

@@ -108,9 +108,16 @@ pub struct Member {
     channel: ChannelName,
     user_id: Arc<str>,
     lease: Lease,
+    /// How much of its grace is over already.
+    spent_ms: u16,
 }
 
 impl Member {
+    /// It has in truth been gone for that long: its grace is shorter by that.
+    pub fn has_been_gone_for(&mut self, time: Duration) {
+        self.spent_ms = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
+    }
+
     /// What is allocated for the first of a user in a channel, in blocks.
     pub const BLOCKS: [usize; 1] = [size_of::<Here>()];
     /// The user's place in the channel's list.
@@ -157,7 +164,8 @@ impl Roster {
             announce(channel, user_id, here.info.as_deref(), true, now);
         }
         self.changed(&mut shard.untold, name, user_id);
-        Member { roster: Arc::clone(self), channel: name.clone(), user_id: Arc::clone(user_id), lease }
+        let user_id = Arc::clone(user_id);
+        Member { roster: Arc::clone(self), channel: name.clone(), user_id, lease, spent_ms: 0 }
     }
 
     /// The first users of a channel by id, up to 1,000 and some 64 KB, and how many there are.
@@ -191,6 +199,12 @@ impl Roster {
                 let Some(Reverse((_, name, user_id))) = shard.leaving.pop() else { break };
                 self.look_at(&mut shard, &name, &user_id, now);
             }
+            let Shard { leaving, leaving_here, .. } = &mut *shard;
+            for looks in [leaving, leaving_here] {
+                if looks.capacity() > 4 * looks.len() + 64 {
+                    looks.shrink_to(2 * looks.len());
+                }
+            }
         }
     }
 
@@ -201,7 +215,9 @@ impl Roster {
         let Some(here) = user.and_then(|user| user.here.as_mut()) else { return };
         here.connections = here.connections.saturating_sub(1);
         let settle = if self.node.get().is_some() { SETTLE } else { Duration::ZERO };
-        here.gone_at = here.gone_at.max(now() + grace(member.lease.seconds()) + settle);
+        let left =
+            grace(member.lease.seconds()).saturating_sub(Duration::from_millis(member.spent_ms.into()));
+        here.gone_at = here.gone_at.max(now() + left + settle);
         if here.connections == 0 && !std::mem::replace(&mut here.looked_at, true) {
             leaving_here.push(Reverse((here.gone_at, member.channel.clone(), Arc::clone(&member.user_id))));
         }

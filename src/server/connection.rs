@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::accept::{Places, Room, admit, tune};
 use super::http1::Http1;
-use super::parked::{Events, Parked};
+use super::parked::{Events, Parked, Polling};
 use super::socket::Socket;
 use super::streams::Streams;
 use super::tls::{Tls, TlsStream};
@@ -35,7 +35,7 @@ use crate::metrics::{Stage, TcpGuard};
 use crate::quota::{ConnectionQuota, IpPermit};
 use crate::transport::Edge;
 use crate::transport::http::{InFlight, Slot};
-use crate::transport::long_poll::{Rest, Waiting};
+use crate::transport::long_poll::Rest;
 use crate::transport::websocket::Session;
 
 /// A request's head, and what hyper buffers of a body: names of 128 channels fit a query.
@@ -98,9 +98,9 @@ pub enum Phase {
     Http(Box<Http1>),
     /// A stream of events.
     Events(Box<Parked<Events>>),
-    /// A poll without an answer yet.
-    Poll(Box<Parked<Waiting>>),
-    /// Nobody, between an answered poll and the next request.
+    /// A poll without an answer yet, or between that and the next one.
+    Poll(Box<Parked<Polling>>),
+    /// Nobody, between an answered poll and another request.
     Rest(Box<Parked<Rest>>),
     /// A WebSocket, for good.
     WebSocket(Box<Session<Stream>>),

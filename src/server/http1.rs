@@ -72,6 +72,7 @@ impl Http1 {
             places: None,
         });
         let edge = &context.edge;
+        let first = edge.heads.of(&ahead);
         let mut patience =
             Patience::new(&edge.config.listen, &context.in_flight, is_new || !ahead.is_empty());
         let heard = Heard { stream, ahead, signs: Arc::clone(&patience.signs) };
@@ -92,12 +93,19 @@ impl Http1 {
                 return open_websocket(edge, *upgrade, stream, unread).await;
             }
             Some(Handover::Events(events, manner)) => (Either::Left(events), manner),
-            Some(Handover::Poll(poll, manner)) => (Either::Right(poll), manner),
+            Some(Handover::Poll(mut poller, said, manner)) => {
+                // All that was there was one head: that of the request which this one is.
+                let is_all = unread.is_empty() && context.in_flight.begun() == 1;
+                if let Some(head) = first.filter(|_| is_all && manner.persists && !manner.is_old) {
+                    poller.remember(head);
+                }
+                (Either::Right((poller, said)), manner)
+            }
         };
         let line = Line::new(context.peer.clone(), stream, &unread, manner);
         Some(match waiting {
             Either::Left(events) => Phase::Events(Parked::events(*events, line)),
-            Either::Right(poll) => Phase::Poll(Parked::poll(*poll, line)),
+            Either::Right((poller, said)) => Phase::Poll(Parked::poll(*poller, said, line)),
         })
     }
 }

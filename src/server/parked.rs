@@ -21,14 +21,14 @@ use crate::auth::Known;
 use crate::channel::Reader;
 use crate::close::Fault;
 use crate::transport::Edge;
-use crate::transport::http::Manner;
-use crate::transport::long_poll::{Rest, Waiting};
+use crate::transport::http::{HEAD_BYTES_MAX, Manner};
+use crate::transport::long_poll::{Poller, Rest, Said};
 use crate::transport::sse::SseBody;
 
 /// What a client may send behind a request that waits before it is read no further (RFC 9112 §9.3.2: it may pipeline).
 const UNREAD_BYTES: usize = 8 * 1024;
 /// How much one read takes at most: on the stack, so that an idle connection holds nothing.
-const READ_BYTES: usize = 2048;
+const READ_BYTES: usize = HEAD_BYTES_MAX;
 /// Between looks after a client that is read no further.
 const LOOK: Duration = Duration::from_secs(2);
 /// Chunks of news that are written for a stream before its task is woken for the rest.
@@ -40,6 +40,33 @@ const SIZE_BYTES: usize = 10;
 pub struct Parked<W> {
     who: W,
     line: Line,
+}
+
+/// A client that polls.
+pub struct Polling {
+    poller: Poller,
+    /// What the client has not taken at once.
+    unsent: Option<Box<Unsent>>,
+}
+
+/// What a connection goes on as that polled.
+enum Next {
+    /// With a request for hyper.
+    Http,
+    /// With nobody on it.
+    Rest,
+    /// Not at all.
+    End,
+}
+
+/// What came of listening for a request.
+enum Heard {
+    /// The client is gone.
+    Nothing,
+    /// The one before, again.
+    Again,
+    /// Another one, or a part of it.
+    Request,
 }
 
 /// A stream of events on its way out.
@@ -158,47 +185,96 @@ impl Events {
     }
 }
 
-impl Parked<Waiting> {
-    /// Waits for the poll's answer from now on.
-    pub fn poll(who: Waiting, line: Line) -> Box<Self> {
-        Box::new(Self { who, line })
+impl Parked<Polling> {
+    /// Waits for the poll's answer from now on; or writes what is `said`.
+    pub fn poll(poller: Poller, said: Option<Said>, line: Line) -> Box<Self> {
+        let mut parked = Box::new(Self { who: Polling { poller, unsent: None }, line });
+        if let Some(said) = said {
+            let answer = parked.answer(Ok(said));
+            parked.who.unsent = Some(Box::new(answer));
+        }
+        parked
     }
 
-    /// Waits for the answer and writes it.
+    /// Waits for the answer and writes it; and again for who asks again.
     pub async fn run(mut self: Box<Self>) -> Option<Phase> {
-        let over = std::future::poll_fn(|task| {
-            if self.line.poll_gone(task).is_ready() {
-                return Poll::Ready(None);
-            }
-            self.who.poll_over(task).map(|over| Some(over.map_err(Box::new)))
-        });
-        let over = over.await;
-        Box::pin(self.end(over)).await
+        let next = std::future::poll_fn(|task| self.poll_next(task)).await;
+        Box::pin(self.end(next)).await
     }
 
-    async fn end(self: Box<Self>, over: Option<Result<(), Box<Fault>>>) -> Option<Phase> {
-        let Self { who: mut poll, mut line } = *self;
-        let Some(over) = over else {
-            drop(poll);
-            finish(line.stream).await;
-            return None;
-        };
-        line.manner.persists &= !poll.edge().drain.has_begun();
-        let mut answer = Unsent { chunk: poll.late_answer(over, line.manner), written: 0 };
-        // Its channels are left before the answer, which may take a while.
-        let mut rest = poll.rest();
-        let written = std::future::poll_fn(|task| answer.poll_write(&mut line.stream, task)).await;
-        if let Err(error) = &written {
-            debug!(connection = %line.peer.id, %error, "a late answer was not taken");
+    /// Ready when the connection goes on as something else. From one answer to the next all of it is done here, and
+    /// nothing is made for it but the answer.
+    fn poll_next(&mut self, task: &mut Context<'_>) -> Poll<Next> {
+        loop {
+            if let Some(answer) = &mut self.who.unsent {
+                let written = ready!(answer.poll_write(&mut self.line.stream, task));
+                self.who.unsent = None;
+                if let Some(next) = self.next(&written) {
+                    return Poll::Ready(next);
+                }
+            }
+            if self.who.poller.rests() {
+                let poller = &mut self.who.poller;
+                match self.line.poll_heard(task, |request| poller.waits_again(request)) {
+                    Poll::Ready(Heard::Nothing) => return Poll::Ready(Next::End),
+                    Poll::Ready(Heard::Request) => return Poll::Ready(Next::Http),
+                    Poll::Ready(Heard::Again) => {}
+                    Poll::Pending => return poller.poll_left(task).map(|()| Next::Rest),
+                }
+            }
+            let mut said = Said::default();
+            let Poll::Ready(over) = self.who.poller.poll_over(task, &mut said) else {
+                return self.line.poll_gone(task).map(|()| Next::End);
+            };
+            let mut answer = self.answer(over.map(|()| said).map_err(Box::new));
+            match answer.poll_write(&mut self.line.stream, task) {
+                Poll::Ready(written) => {
+                    if let Some(next) = self.next(&written) {
+                        return Poll::Ready(next);
+                    }
+                }
+                Poll::Pending => {
+                    answer.chunk.shrink_to_fit();
+                    self.who.unsent = Some(Box::new(answer));
+                    return Poll::Pending;
+                }
+            }
         }
-        if written.is_err() || !line.manner.persists {
-            drop(rest);
-            finish(line.stream).await;
-            return None;
+    }
+
+    fn answer(&mut self, over: Result<Said, Box<Fault>>) -> Unsent {
+        let Polling { poller, .. } = &mut self.who;
+        self.line.manner.persists &= !poller.edge().drain.has_begun();
+        let (chunk, written) = poller.late_answer(over, self.line.manner);
+        Unsent { chunk, written }
+    }
+
+    /// What comes behind an answer; `None` if that may be the same poll again.
+    fn next(&mut self, written: &io::Result<()>) -> Option<Next> {
+        if let Err(error) = written {
+            debug!(connection = %self.line.peer.id, %error, "a late answer was not taken");
         }
-        rest.begin();
-        let rest = Box::new(Parked { who: rest, line });
-        Some(if rest.line.behind.is_some() { Phase::Http(rest.next()) } else { Phase::Rest(rest) })
+        self.who.poller.rest();
+        if written.is_err() || !self.line.manner.persists {
+            return Some(Next::End);
+        }
+        if self.line.behind.is_some() {
+            return Some(Next::Http);
+        }
+        (!self.who.poller.is_known()).then_some(Next::Rest)
+    }
+
+    async fn end(self: Box<Self>, next: Next) -> Option<Phase> {
+        let Self { who: Polling { poller, .. }, line } = *self;
+        let rest = Box::new(Parked { who: poller.into_rest(), line });
+        match next {
+            Next::Http => Some(Phase::Http(rest.next())),
+            Next::Rest => Some(Phase::Rest(rest)),
+            Next::End => {
+                rest.finish().await;
+                None
+            }
+        }
     }
 }
 
@@ -206,11 +282,11 @@ impl Parked<Rest> {
     /// Waits for the next request: without hyper, whose buffers and state are as large as all the rest, until there is
     /// something for it to read.
     pub async fn run(mut self: Box<Self>) -> Option<Phase> {
-        let has_more = std::future::poll_fn(|task| match self.line.poll_heard(task) {
-            Poll::Ready(has_more) => Poll::Ready(has_more),
-            Poll::Pending => self.who.poll_over(task).map(|()| false),
+        let heard = std::future::poll_fn(|task| match self.line.poll_heard(task, |_| false) {
+            Poll::Ready(heard) => Poll::Ready(heard),
+            Poll::Pending => self.who.poll_over(task).map(|()| Heard::Nothing),
         });
-        if has_more.await {
+        if let Heard::Request = heard.await {
             return Some(Phase::Http(self.next()));
         }
         Box::pin(self.finish()).await;
@@ -264,16 +340,19 @@ impl Line {
         Http1::again(edge, self.peer, self.stream, unread, known)
     }
 
-    /// Ready when the client has sent something, which is kept, or is gone: whether it is there.
-    fn poll_heard(&mut self, task: &mut Context<'_>) -> Poll<bool> {
+    /// Ready when the client has sent something, or is gone. Kept is what `takes` does not take.
+    fn poll_heard(&mut self, task: &mut Context<'_>, takes: impl FnOnce(&[u8]) -> bool) -> Poll<Heard> {
         let mut buffer = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut buffer = ReadBuf::uninit(&mut buffer);
         let read = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
-        if read.is_err() || buffer.filled().is_empty() {
-            return Poll::Ready(false);
-        }
-        self.behind.get_or_insert_default().unread.extend_from_slice(buffer.filled());
-        Poll::Ready(true)
+        Poll::Ready(if read.is_err() || buffer.filled().is_empty() {
+            Heard::Nothing
+        } else if takes(buffer.filled()) {
+            Heard::Again
+        } else {
+            self.behind.get_or_insert_default().unread.extend_from_slice(buffer.filled());
+            Heard::Request
+        })
     }
 
     /// Ready when the client is gone. Until then keeps what it sends, for later.
@@ -363,7 +442,7 @@ mod tests {
     #[test]
     fn who_waits_fits_its_size_class() {
         assert!(size_of::<Parked<Events>>() <= 256, "{}", size_of::<Parked<Events>>());
-        assert!(size_of::<Parked<Waiting>>() <= 256, "{}", size_of::<Parked<Waiting>>());
+        assert!(size_of::<Parked<Polling>>() <= 256, "{}", size_of::<Parked<Polling>>());
         assert!(size_of::<Parked<Rest>>() <= 256, "{}", size_of::<Parked<Rest>>());
     }
 }

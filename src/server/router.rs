@@ -189,22 +189,25 @@ async fn dispatch_others(
     }
 }
 
-/// Answers a poll. One that has to wait leaves an HTTP/1 connection to do so, which ends this future with its request.
+/// Answers a poll. In HTTP/1 its connection does, which ends this future with its request: it may have to wait, and the
+/// next one is most often the same again.
 async fn poll(context: &Context, call: &Call, manner: Manner) -> Result<Answer, Fault> {
     if context.h2 {
         Box::pin(room(context)).await?;
     }
-    let mut waiting = long_poll::poll(call).await?;
-    if !context.h2 {
-        let at_once = poll_fn(|task| Poll::Ready(waiting.poll_over(task))).await;
-        if let Poll::Ready(over) = at_once {
-            return over.map(|()| waiting.answer());
-        }
-        waiting.leave(call);
-        context.slot.leave(Handover::Poll(Box::new(waiting), manner));
-        return pending().await;
+    let (mut poller, mut said) = long_poll::poll(call).await?;
+    if context.h2 {
+        poll_fn(|task| poller.poll_over(task, &mut said)).await?;
+        return Ok(poller.answer(said));
     }
-    poll_fn(|task| waiting.poll_over(task)).await.map(|()| waiting.answer())
+    let at_once = poll_fn(|task| Poll::Ready(poller.poll_over(task, &mut said))).await;
+    let said = match at_once {
+        Poll::Ready(over) => over.map(|()| Some(said))?,
+        Poll::Pending => None,
+    };
+    poller.leave(call);
+    context.slot.leave(Handover::Poll(Box::new(poller), said, manner));
+    pending().await
 }
 
 /// Waits with what may be a large answer until the client has taken enough of those before it. In HTTP/1 each waits for

@@ -26,6 +26,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::presence::{Exchange, Roster, Typing};
 use crate::quota::Quotas;
+use crate::transport::http::Heads;
 use crate::transport::{BELLS_TICK, Bells, Drain, Edge};
 
 /// Why a node does not start.
@@ -199,6 +200,7 @@ async fn edge(config: &Arc<Config>) -> Result<Edge, StartError> {
         origins: OriginPolicy::new(&config.origins)?,
         quotas: Quotas::new(&config.quota),
         metrics: Arc::new(Metrics::new()),
+        heads: Heads::default(),
         guest_salt: GuestSalt::new(),
         node: rand::random(),
         nats,

@@ -6,14 +6,13 @@
 //! holds for a moment.
 
 use super::connection::{self, Stream};
-use super::parked::{Events, Parked};
+use super::parked::{Events, Parked, Polling};
 use super::socket::Socket;
 use super::tls::TlsStream;
 use crate::auth::Identity;
 use crate::channel::Watch;
 use crate::presence::Member;
 use crate::quota::{ConnectionQuota, Quotas};
-use crate::transport::long_poll::Waiting;
 use crate::transport::websocket::Session;
 use crate::transport::{Doorbell, Subscriptions};
 
@@ -34,7 +33,7 @@ pub fn of_each() -> [[usize; 2]; 3] {
     let guesses = class(2 * size_of::<usize>() + size_of::<ConnectionQuota>());
     let request = guesses + in_table(Quotas::PLACE_BYTES);
     let events = class(size_of::<Parked<Events>>()) + request;
-    let poll = class(size_of::<Parked<Waiting>>()) + request + in_table(Member::LEAVING_BYTES);
+    let poll = class(size_of::<Parked<Polling>>()) + request;
     let tls = class(size_of::<TlsStream<Socket>>()) + TLS_BLOCKS.map(class).iter().sum::<usize>();
     [session, events, poll].map(|own| [own + common(), own + common() + tls])
 }
@@ -72,11 +71,11 @@ mod tests {
         assert_eq!([1025, 4096, 4097].map(class), [1280, 4096, 5120]);
     }
 
-    /// Targets: 1,300 bytes plain and 5,050 over TLS; one that grows beyond what it is now is worth a thought.
+    /// Targets: 1,300 bytes plain and 5,000 over TLS; one that grows beyond what it is now is worth a thought.
     #[test]
     fn an_idle_connection_stays_light() {
         for [plain, tls] in of_each() {
-            assert!((900..1330).contains(&plain) && (4500..5050).contains(&tls), "{plain}, {tls}");
+            assert!((900..=1300).contains(&plain) && (4500..=5000).contains(&tls), "{:?}", of_each());
         }
     }
 }

@@ -93,10 +93,11 @@ impl Bells {
         table.earliest = earliest;
     }
 
-    /// Rings all.
+    /// Rings all, those who are not to be rung for news, too.
     pub fn ring_all(&self) {
         for (_, bell) in &self.table.lock().all {
             bell.wake.wake();
+            bell.wake.alarm();
         }
     }
 
@@ -142,6 +143,19 @@ impl Doorbell {
         }
         self.due = due;
         self.edge.bells.set(self.key, due);
+    }
+
+    /// The same, but it may ring earlier, and does if it would have: costs no lock then. Who is rung looks at the clock
+    /// anyway, and then calls [`Doorbell::ring_at`].
+    pub fn ring_by(&mut self, moment: Moment) {
+        if (moment + TICK).periods(TICK) < self.due {
+            self.ring_at(moment);
+        }
+    }
+
+    /// The node.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.edge
     }
 
     /// From now on it is also rung for what concerns that identity, and once at once: what was revoked before this, and

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::bells::Bells;
+use super::http::Heads;
 use crate::auth::{Authenticator, GuestSalt, OriginPolicy, Revocations, Tickets};
 use crate::bus::NatsBus;
 use crate::config::Config;
@@ -45,6 +46,8 @@ pub struct Edge {
     pub quotas: Quotas,
     /// What operators see.
     pub metrics: Arc<Metrics>,
+    /// Knows who polls in a loop by its head.
+    pub heads: Heads,
     /// Names guests by address.
     pub guest_salt: GuestSalt,
     /// Tells this node's passing envelopes from another's in a cursor string.

@@ -2,7 +2,7 @@
 //! which knows when the node began; never leave the process.
 
 use std::num::NonZero;
-use std::ops::Add;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +21,15 @@ impl Moment {
     pub(super) fn periods(self, period: Duration) -> u32 {
         let period = u64::try_from(period.as_micros()).unwrap_or(u64::MAX);
         u32::try_from((self.0.get() - 1) / period.max(1)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Sub for Moment {
+    type Output = Duration;
+
+    /// None, if `earlier` is later.
+    fn sub(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.get().saturating_sub(earlier.0.get()))
     }
 }
 

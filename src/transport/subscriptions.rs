@@ -2,6 +2,7 @@
 //! has missed and all that comes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -281,12 +282,36 @@ impl Subscriptions {
         self.turn = turn % self.joined.len().max(1);
     }
 
+    /// Whether who joins anew with a cursor string of where they stand would be told just what a read here tells: nothing
+    /// is lost, neither told of yet nor not.
+    pub fn are_whole(&self) -> bool {
+        self.joined.iter().all(|subscription| {
+            let is_held = || !subscription.has_news() || subscription.channel().holds(&subscription.cursor);
+            subscription.gap.is_none() && is_held()
+        })
+    }
+
+    /// The subscriber has in truth been gone for that long.
+    pub fn have_been_left_for(&mut self, time: Duration) {
+        for member in self.joined.iter_mut().filter_map(|subscription| subscription.member.as_mut()) {
+            member.has_been_gone_for(time);
+        }
+    }
+
     /// Where the subscriber stands; with its place among `node`'s passing envelopes, for a poll.
     pub fn cursor_string(&self, node: Option<u32>) -> String {
-        let places = self.joined.iter().map(|subscription| {
+        CursorString::encode(node, self.places())
+    }
+
+    /// The same, shown to `take`.
+    pub fn with_cursor<T>(&self, node: Option<u32>, take: impl FnOnce(&[u8]) -> T) -> T {
+        CursorString::with(node, self.places(), take)
+    }
+
+    fn places(&self) -> impl Iterator<Item = (&ChannelName, Position, u64)> {
+        self.joined.iter().map(|subscription| {
             (subscription.channel().name(), subscription.position(), subscription.cursor.passing())
-        });
-        CursorString::encode(node, places)
+        })
     }
 
     fn read_one(

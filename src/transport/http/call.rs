@@ -207,6 +207,11 @@ impl Call {
         Ok(Opening { joins: joins.collect(), cursor })
     }
 
+    /// Whether it names a place for its cursor that wins over the query.
+    pub fn has_last_event_id(&self) -> bool {
+        self.head.headers.contains_key(LAST_EVENT_ID)
+    }
+
     /// Whether it is a `GET`.
     pub fn is_get(&self) -> bool {
         self.head.method == Method::GET

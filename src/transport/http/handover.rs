@@ -7,7 +7,7 @@ use hyper::header::{CONNECTION, HeaderMap};
 use hyper::http::request::Parts;
 use parking_lot::Mutex;
 
-use crate::transport::long_poll::Waiting;
+use crate::transport::long_poll::{Poller, Said};
 use crate::transport::sse::SseBody;
 use crate::transport::websocket::Upgrade;
 
@@ -17,8 +17,8 @@ pub enum Handover {
     WebSocket(Box<Upgrade>),
     /// A stream of events, whose head hyper has been given.
     Events(Box<SseBody>, Manner),
-    /// A poll that has no answer yet.
-    Poll(Box<Waiting>, Manner),
+    /// A poll, with what it is answered if that is known already.
+    Poll(Box<Poller>, Option<Said>, Manner),
 }
 
 /// How a request wants to be answered, which outlives its head.

@@ -1,7 +1,7 @@
 //! The answer to a request of HTTP/1 that is there no more, written as hyper would have written it at once: to the
 //! letter, down to the order of the lines. Called by transports whose connection was taken off hyper; reads nothing.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
@@ -17,34 +17,71 @@ pub const JSON_LINES: &[u8] =
 /// What `Origin::write_cors` writes for who names no origin: most polls.
 pub const NO_ORIGIN_LINES: &[u8] = b"vary: Origin\r\n";
 
-/// Room for what else is in a head: status, length, date, what becomes of the connection.
-const HEAD_BYTES: usize = 192;
+/// Room before a body for its head, if its lines are no longer than most.
+pub const ROOM_BYTES: usize = 384;
+/// Of that, for what else is in a head: status, length, date, what becomes of the connection.
+const OTHERS_BYTES: usize = 192;
+/// `Sun, 06 Nov 1994 08:49:37 GMT`.
+const DATE_BYTES: usize = 29;
 
-/// A head with those lines, before a body of so many bytes, for which there is room.
-pub fn head(status: StatusCode, lines: [&[u8]; 2], manner: Manner, body_bytes: usize) -> Vec<u8> {
+/// Puts a head with those lines before the body that stands behind [`ROOM_BYTES`] in `answer`; returns where it begins.
+pub fn put_head(answer: &mut Vec<u8>, status: StatusCode, lines: [&[u8]; 2], manner: Manner) -> usize {
+    let body_bytes = answer.len() - ROOM_BYTES;
     let [first, second] = lines;
-    let mut head = Vec::with_capacity(HEAD_BYTES + first.len() + second.len() + body_bytes);
-    head.extend_from_slice(if manner.is_old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-    if status == StatusCode::OK {
-        head.extend_from_slice(b"200 OK\r\n");
-    } else {
-        head.extend_from_slice(status.as_str().as_bytes());
-        head.push(b' ');
-        head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        head.extend_from_slice(b"\r\n");
+    let more = (OTHERS_BYTES + first.len() + second.len()).saturating_sub(ROOM_BYTES);
+    if more > 0 {
+        answer.splice(..0, std::iter::repeat_n(0, more));
     }
-    head.extend_from_slice(first);
-    head.extend_from_slice(second);
+    let mut head = Backwards { at: ROOM_BYTES + more, answer };
+    head.put(b"\r\n\r\n");
+    head.put(&date());
+    head.put(b"\r\ndate: ");
+    head.put_number(body_bytes);
+    head.put(b"content-length: ");
     // RFC 9112 §9.3: each version says what does not go without saying.
-    head.extend_from_slice(match (manner.is_old, manner.persists) {
+    head.put(match (manner.is_old, manner.persists) {
         (false, false) => b"connection: close\r\n",
         (true, true) => b"connection: keep-alive\r\n",
         _ => b"",
     });
-    write!(head, "content-length: {body_bytes}\r\ndate: ").expect("a Vec takes all");
-    write_date(&mut head);
-    head.extend_from_slice(b"\r\n\r\n");
-    head
+    head.put(second);
+    head.put(first);
+    if status == StatusCode::OK {
+        head.put(b"200 OK\r\n");
+    } else {
+        head.put(b"\r\n");
+        head.put(status.canonical_reason().unwrap_or_default().as_bytes());
+        head.put(b" ");
+        head.put(status.as_str().as_bytes());
+    }
+    head.put(if manner.is_old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    head.at
+}
+
+const DIGITS: &[u8; 10] = b"0123456789";
+
+/// Writes from the end to the beginning: a head is done before anybody knows how long it will be.
+struct Backwards<'a> {
+    answer: &'a mut [u8],
+    at: usize,
+}
+
+impl Backwards<'_> {
+    fn put(&mut self, part: &[u8]) {
+        let end = self.at;
+        self.at -= part.len();
+        self.answer[self.at..end].copy_from_slice(part);
+    }
+
+    fn put_number(&mut self, mut number: usize) {
+        loop {
+            self.put(&DIGITS[number % 10..][..1]);
+            number /= 10;
+            if number == 0 {
+                return;
+            }
+        }
+    }
 }
 
 /// Headers as lines.
@@ -59,20 +96,18 @@ pub fn lines(headers: &HeaderMap) -> Vec<u8> {
 }
 
 /// RFC 9110 §6.6.1. Written once a second by each thread, as its digits are most of what an answer would cost.
-fn write_date(head: &mut Vec<u8>) {
+fn date() -> [u8; DATE_BYTES] {
     thread_local! {
-        static LAST: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
+        static LAST: Cell<(u64, [u8; DATE_BYTES])> = const { Cell::new((0, [0; DATE_BYTES])) };
     }
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    LAST.with_borrow_mut(|(second, date)| {
-        if date.is_empty() || *second != since.as_secs() {
-            *second = since.as_secs();
-            date.clear();
-            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(*second);
-            write!(date, "{}", HttpDate::from(now)).expect("a Vec takes all");
-        }
-        head.extend_from_slice(date);
-    });
+    let (second, mut date) = LAST.get();
+    if second != since.as_secs() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs());
+        write!(&mut date[..], "{}", HttpDate::from(now)).expect("every date is as long");
+        LAST.set((since.as_secs(), date));
+    }
+    date
 }
 
 #[cfg(test)]
@@ -108,6 +143,22 @@ mod tests {
         let mut headers = HeaderMap::new();
         Origin::None.write_cors(&mut headers);
         assert_eq!(lines(&headers), NO_ORIGIN_LINES);
+    }
+
+    fn late(status: StatusCode, lines: [&[u8]; 2], manner: Manner, body: &[u8]) -> Vec<u8> {
+        let mut answer = [&[0; ROOM_BYTES], body].concat();
+        let begin = put_head(&mut answer, status, lines, manner);
+        answer.split_off(begin)
+    }
+
+    #[test]
+    fn a_head_may_have_longer_lines_than_there_is_room_for() {
+        let long = [b'x'; 2 * ROOM_BYTES];
+        let manner = Manner { is_old: false, persists: true };
+        let answer = late(StatusCode::OK, [&long, b"\r\n"], manner, &[b'y'; 1234]);
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\nxx"));
+        let text = std::str::from_utf8(&answer).unwrap();
+        assert!(text.contains("x\r\ncontent-length: 1234\r\ndate: "), "{text}");
     }
 
     /// The same but for the date, which has its form.
@@ -146,16 +197,14 @@ mod tests {
                     answer
                 };
                 let body = "{\"messages\":[]}";
-                let mut ours = head(StatusCode::OK, [JSON_LINES, &cors], manner, body.len());
-                ours.extend_from_slice(body.as_bytes());
+                let ours = late(StatusCode::OK, [JSON_LINES, &cors], manner, body.as_bytes());
                 let theirs = by_hyper(request, || with_cors(json(StatusCode::OK, body))).await;
                 assert_same(&ours, &theirs);
                 for fault in &refusals {
                     let (refusal, mut body) = problem(fault).into_parts();
                     let body = body.take_finished();
                     let own = lines(&refusal.headers);
-                    let mut ours = head(refusal.status, [&own, &cors], manner, body.len());
-                    ours.extend_from_slice(&body);
+                    let ours = late(refusal.status, [&own, &cors], manner, &body);
                     assert_same(&ours, &by_hyper(request, || with_cors(problem(fault))).await);
                 }
             }

@@ -6,6 +6,7 @@ mod form;
 mod handover;
 mod in_flight;
 pub mod late;
+mod repeated;
 mod stall;
 
 pub use answer::{Answer, Body, Content, json, problem, refusal_stream, typed};
@@ -13,4 +14,5 @@ pub use call::{Call, Opening, Query};
 pub use form::check;
 pub use handover::{Handover, Manner, Slot};
 pub use in_flight::{InFlight, Serving};
+pub use repeated::{HEAD_BYTES_MAX, Head, Heads, Place};
 pub use stall::{STALL, Stall};
