@@ -21,8 +21,12 @@ use slab::Slab;
 
 /// Channels with more watchers are rung by the ringer, others by whoever appends.
 pub(super) const AT_ONCE: usize = 8;
-/// How many are served in a turn: about a millisecond, if each is sent a message.
+/// Channels with more watchers gather what is appended for up to the gathering's time.
+const GATHERS: usize = 128;
+/// How many are taken at once: about a millisecond, if each is sent a message.
 const SLICE: usize = 128;
+/// After so long everybody else has a turn: with a backlog each is sent many messages.
+const TURN: Duration = Duration::from_millis(1);
 /// How many are served by one look at the clock.
 const BY_ONE_LOOK: usize = 8;
 /// From so many on that are still to be served a second thread helps. Fewer are a matter of milliseconds, in which two
@@ -96,20 +100,24 @@ impl Ringer {
                 }
                 Slice::NotBefore(due) => later.push_back((due, channel)),
             }
-            if !slice.is_empty() {
-                serve(&slice);
-                slice.clear();
-                yield_now().await;
-            }
+            serve(&slice).await;
+            slice.clear();
+            yield_now().await;
         }
     }
 }
 
-fn serve(slice: &[Arc<Wake>]) {
+async fn serve(slice: &[Arc<Wake>]) {
+    let mut begun = Instant::now();
     for few in slice.chunks(BY_ONE_LOOK) {
-        let now = Instant::now().into_std();
+        let mut now = Instant::now();
+        if now - begun > TURN {
+            yield_now().await;
+            now = Instant::now();
+            begun = now;
+        }
         for wake in few {
-            wake.serve(now);
+            wake.serve(now.into_std());
         }
     }
 }
@@ -151,6 +159,9 @@ impl Watchers {
         slice: &mut Vec<Arc<Wake>>,
     ) -> Slice {
         let round = self.wakes.capacity();
+        // The table may have shrunk since.
+        self.left = self.left.min(round);
+        let gathering = if self.wakes.len() > GATHERS { gathering } else { Duration::ZERO };
         if self.left > 0 && (self.rung >= round || self.begun.is_none()) {
             if let Some(due) = self.begun.map(|begun| begun + gathering)
                 && due > now
@@ -194,7 +205,9 @@ mod tests {
     fn next(watchers: &mut Watchers, now: Instant) -> (Slice, usize) {
         let mut slice = Vec::new();
         let behind = watchers.next_slice(now, GATHERING, &mut slice);
-        serve(&slice);
+        for wake in &slice {
+            wake.serve(now.into_std());
+        }
         (behind, slice.len())
     }
 
@@ -264,6 +277,19 @@ mod tests {
             watchers.add(Arc::default());
             assert!(watchers.wakes.capacity() > 256);
             assert!(ring_all(&mut watchers, now + GATHERING) >= 256, "{amid}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_round_whose_watchers_have_all_gone() {
+        for gathering in [Duration::ZERO, GATHERING] {
+            let (mut watchers, now) = (watchers(200), Instant::now());
+            watchers.tell_all();
+            ring_all(&mut watchers, now);
+            watchers.tell_all();
+            watchers.wakes = Slab::new();
+            let behind = watchers.next_slice(now, gathering, &mut Vec::new());
+            assert_eq!((behind, watchers.left), (Slice::Last, 0));
         }
     }
 

@@ -67,11 +67,17 @@ impl Wake {
         if let Some(mut reader) = self.reader.try_lock()
             && let Some(waits) = reader.as_mut()
         {
+            // A panic ends that subscriber, as one of its task would, and not whoever rings for all.
             match catch_unwind(AssertUnwindSafe(|| waits.give(now))) {
                 Ok(false) => return,
                 Ok(true) => {}
-                // As if its task had panicked: with one subscriber, not with whoever rings for all.
-                Err(_) => *reader = None,
+                Err(_) => {
+                    let broken = reader.take();
+                    drop(reader);
+                    tracing::error!("a subscriber panicked when it was given news, and ends");
+                    // What is left of it may do so again.
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
+                }
             }
         }
         self.wake();

@@ -197,9 +197,10 @@ impl Parked<Polling> {
     }
 
     /// Waits for the answer and writes it; and again for who asks again.
-    pub async fn run(mut self: Box<Self>) -> Option<Phase> {
-        let next = std::future::poll_fn(|task| self.poll_next(task)).await;
-        Box::pin(self.end(next)).await
+    pub async fn run(self: Box<Self>) -> Option<Phase> {
+        let wake = Arc::clone(self.who.poller.wake());
+        let (poll, next) = wake.leave(self, Self::poll_next).await?;
+        Box::pin(poll.end(next)).await
     }
 
     /// Ready when the connection goes on as something else. From one answer to the next all of it is done here, and
@@ -304,6 +305,32 @@ impl Parked<Rest> {
         let Self { who: rest, line } = *self;
         drop(rest);
         finish(line.stream).await;
+    }
+}
+
+impl Reader for Parked<Polling> {
+    fn give(&mut self, now: Instant) -> bool {
+        let Polling { poller, unsent } = &mut self.who;
+        if poller.rests() && unsent.is_none() {
+            // What comes is looked for with the next request.
+            return false;
+        }
+        let goes_on = self.line.manner.persists && self.line.behind.is_none() && poller.is_known();
+        if !goes_on || unsent.is_some() {
+            return true;
+        }
+        let Some(said) = poller.news(now) else { return true };
+        if said.is_empty() {
+            return false;
+        }
+        let mut answer = self.answer(Ok(said));
+        // Whoever is woken for room in the socket asks for it again first, with its own waker.
+        let written = answer.poll_write(&mut self.line.stream, &mut Context::from_waker(Waker::noop()));
+        if matches!(written, Poll::Ready(Ok(()))) {
+            return self.next(&Ok(())).is_some();
+        }
+        self.who.unsent = Some(Box::new(answer));
+        true
     }
 }
 

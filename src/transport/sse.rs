@@ -82,13 +82,22 @@ pub struct SseBody {
     subscriptions: Subscriptions,
     comment_due: Moment,
     expires: Option<Moment>,
-    /// A drain has begun: when to go, and when the client is to come back.
-    leave: Option<Box<(Moment, Duration)>>,
+    /// How it ends, once something is known of that.
+    parting: Option<Box<Parting>>,
     ended: bool,
     /// The revocations that it has seen.
     seen: u32,
     door: Doorbell,
     _active: ActiveGuard,
+}
+
+/// How a stream ends.
+#[derive(Default)]
+struct Parting {
+    /// A drain has begun: when to go, and when the client is to come back.
+    leave: Option<(Moment, Duration)>,
+    /// Why it ends, found when it was given news.
+    fault: Option<Fault>,
 }
 
 impl SseBody {
@@ -101,7 +110,7 @@ impl SseBody {
             subscriptions,
             comment_due: now + COMMENT_INTERVAL,
             expires,
-            leave: None,
+            parting: None,
             ended: false,
             seen: 0,
             door,
@@ -132,34 +141,42 @@ impl SseBody {
         }
         loop {
             // Before there is more to read, which under load there always is.
-            if self.leave.is_none() && self.caller.edge.drain.has_begun() {
+            if self.leave().is_none() && self.caller.edge.drain.has_begun() {
                 let (leave, retry) = self.caller.edge.drain.spread();
-                self.leave = Some(Box::new((self.caller.edge.bells.now() + leave, retry)));
+                let leave = self.caller.edge.bells.now() + leave;
+                self.parting.get_or_insert_default().leave = Some((leave, retry));
             }
             match self.next(lead) {
                 Ok(chunk) if !chunk.is_empty() => return Poll::Ready(Some(chunk)),
                 Ok(_) => {}
                 Err(fault) => return Poll::Ready(Some(self.end(&fault, lead))),
             }
-            let due = [self.expires, self.leave.as_ref().map(|leave| leave.0)];
+            let due = [self.expires, self.leave().map(|leave| leave.0)];
             self.door.ring_at(due.into_iter().flatten().fold(self.comment_due, Moment::min));
             ready!(self.subscriptions.wake().poll_rung(context));
         }
     }
 
-    /// The news that there is, at about `now`, behind `lead` bytes; no bytes if there is none. `None` if there is something else to
-    /// see to, which [`SseBody::poll_chunk`] does.
+    /// The news that there is, at about `now`, behind `lead` bytes; no bytes if there is none. `None` if there is something
+    /// else to see to, which [`SseBody::poll_chunk`] does. Whose time is up is given news until its bell has rung.
     pub fn news(&mut self, lead: usize, now: Instant) -> Option<Vec<u8>> {
-        let Self { caller: Caller { edge, .. }, leave, ended, seen, .. } = self;
-        let is_called = edge.drain.has_begun() && leave.is_none() || *seen != edge.revocations.generation();
-        if *ended || is_called {
+        let edge = &self.caller.edge;
+        let is_called = edge.drain.has_begun() && self.leave().is_none();
+        if self.ended || is_called || self.seen != edge.revocations.generation() {
             return None;
         }
-        self.read(lead, now).ok()
+        self.read(lead, now).map_err(|fault| self.parting.get_or_insert_default().fault = Some(fault)).ok()
+    }
+
+    fn leave(&self) -> Option<(Moment, Duration)> {
+        self.parting.as_ref().and_then(|parting| parting.leave)
     }
 
     /// What there is now; no bytes if there is nothing.
     fn next(&mut self, lead: usize) -> Result<Vec<u8>, Fault> {
+        if let Some(fault) = self.parting.as_mut().and_then(|parting| parting.fault.take()) {
+            return Err(fault);
+        }
         self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
         if self.tick()? {
             let mut chunk = vec![0; lead];
@@ -194,10 +211,10 @@ impl SseBody {
     /// Whether a comment is due.
     fn tick(&mut self) -> Result<bool, Fault> {
         let now = self.caller.edge.bells.now();
-        if let Some((at, retry)) = self.leave.as_deref()
-            && *at <= now
+        if let Some((at, retry)) = self.leave()
+            && at <= now
         {
-            return Err(Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(*retry));
+            return Err(Fault::new(Kind::Restart, "this node is being restarted").with_retry_after(retry));
         }
         if self.expires.is_some_and(|at| at <= now) {
             return Err(Fault::new(Kind::AuthenticationFailed, "the token has expired"));

@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::{HeaderMap, StatusCode};
 
 use super::rest::Rest;
 use super::said::Said;
 use crate::auth::{Identity, Known, Origin, Proof};
-use crate::channel::Rung;
+use crate::channel::{Rung, Wake};
 use crate::close::Fault;
 use crate::metrics::{ActiveGuard, Transport};
 use crate::transport::http::{Answer, Call, Head, Manner, Place, json, late, problem};
@@ -83,6 +83,11 @@ impl Poller {
         self.door.edge()
     }
 
+    /// Rings for its news.
+    pub fn wake(&self) -> &Arc<Wake> {
+        self.subscriptions.wake()
+    }
+
     /// Ready when there is something to say, the time is up or the node goes away. Until then nothing is `said`.
     pub fn poll_over(&mut self, context: &mut Context<'_>, said: &mut Said) -> Poll<Result<(), Fault>> {
         while said.is_empty() {
@@ -109,7 +114,22 @@ impl Poller {
         Poll::Ready(Ok(()))
     }
 
+    /// The news that there is, at about `now`. `None` if there is something else to see to, which [`Poller::poll_over`]
+    /// does.
+    pub fn news(&mut self, now: Instant) -> Option<Said> {
+        let edge = self.edge();
+        if edge.drain.has_begun() || self.seen != edge.revocations.generation() {
+            return None;
+        }
+        let mut said = Said::default();
+        self.read_at(&mut said, now).is_ok().then_some(said)
+    }
+
     pub(super) fn read(&mut self, said: &mut Said) -> Result<(), Fault> {
+        self.read_at(said, self.edge().now())
+    }
+
+    fn read_at(&mut self, said: &mut Said, now: Instant) -> Result<(), Fault> {
         let edge = self.door.edge();
         let mut oldest = None;
         self.subscriptions.read(edge, &self.who.user_id, BATCH_BYTES, |event, _| {
@@ -119,7 +139,7 @@ impl Poller {
             said.push(event.json());
         })?;
         if let Some(appended) = oldest {
-            edge.metrics.delivered(edge.now().saturating_duration_since(appended));
+            edge.metrics.delivered(now.saturating_duration_since(appended));
         }
         Ok(())
     }

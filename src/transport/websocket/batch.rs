@@ -73,7 +73,7 @@ impl Batch {
         &self.frames
     }
 
-    /// Reads what `subscriptions` have not seen, as much as one write should hold, at about `now`. Whether there is more.
+    /// Reads what `subscriptions` have not seen, as much as one write should hold. Whether there is more.
     ///
     /// # Errors
     /// As [`Subscriptions::read`].
@@ -83,7 +83,6 @@ impl Batch {
         subscriptions: &mut Subscriptions,
         user_id: &str,
         deflate: Option<Deflate>,
-        now: Instant,
     ) -> Result<bool, Fault> {
         let sole = subscriptions.sole_news();
         match (&self.of, sole) {
@@ -101,13 +100,18 @@ impl Batch {
                 });
             }
         }
+        Ok(self.more)
+    }
+
+    /// Counts what was read, at about `now`. To be called once it is written: each count waits for all memory before it,
+    /// and the socket is not in the cache yet.
+    pub fn count(&self, edge: &Edge, now: Instant) {
         if self.count > 0 {
             edge.metrics.sent(Transport::WebSocket, self.count);
         }
         if let Some(appended) = self.oldest {
             edge.metrics.delivered(now.saturating_duration_since(appended));
         }
-        Ok(self.more)
     }
 
     /// Reads all that have news, or the only one. Whether no gap was among it, each of which is counted.

@@ -197,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
             }
             let wake = self.subscriptions.wake();
             if self.wire.is_busy() {
-                // News can wait until the last batch is on its way: there will be more of it then. A drain can, too.
+                // News can wait until the last batch is on its way: there will be more of it then.
                 return wake.poll_alarm(context).map(|()| Turn::Due);
             }
             if !self.news {
@@ -229,10 +229,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
         let Some(who) = &self.who else { return Ok(()) };
         let mut batch = Batch::take();
         let deflate = self.wire.outbox.deflate();
-        self.news = batch
-            .read(&self.edge, &mut self.subscriptions, &who.user_id, deflate, now)
-            .map_err(Turn::Refused)?;
+        self.news =
+            batch.read(&self.edge, &mut self.subscriptions, &who.user_id, deflate).map_err(Turn::Refused)?;
         let written = self.wire.write(context, batch.frames());
+        batch.count(&self.edge, now);
         batch.give_back();
         written.map_err(Turn::Lost)
     }
@@ -471,7 +471,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Session<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Reader for Session<S> {
     fn give(&mut self, now: Instant) -> bool {
         // What is on its way, or comes before news, is its task's.
-        if self.wire.is_busy() || self.wire.has_arrived() || self.is_called() {
+        let has_turn = self.ends.as_ref().is_some_and(|ends| ends.turn.is_some());
+        if has_turn || self.wire.is_busy() || self.wire.has_arrived() || self.is_called() {
             return true;
         }
         // Whoever is woken for room in the socket asks for it again first, with its own waker.

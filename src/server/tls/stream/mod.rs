@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{Error, ServerConfig};
 const READ_BYTES: usize = 5 + 16 * 1024 + 256;
 /// How much plaintext one write takes at most: four records, and what a client holds that takes nothing.
 const WRITE_BYTES: usize = 64 * 1024;
-/// What may be kept of a handshake message that is not whole: rustls takes none that is larger.
+/// What may be kept of a handshake message that is not whole. Behind the handshake none is larger than a record.
 const INCOMING_BYTES: usize = 64 * 1024;
 
 /// What is asked to encrypt.
@@ -145,10 +145,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 later.extend_from_slice(rest);
             };
             let settled = self.settle(incoming, arrived, &mut outgoing, |_, _| Ok(()));
+            let most = if self.tls.is_handshaking() { INCOMING_BYTES } else { READ_BYTES };
             let failure = match settled {
                 // Nothing counts behind the client's end.
                 Ok(_) if self.is_over => None,
-                Ok(used) if incoming.len() - used > INCOMING_BYTES => Some(io::ErrorKind::InvalidData.into()),
+                Ok(used) if incoming.len() - used > most => Some(io::ErrorKind::InvalidData.into()),
                 Ok(used) => {
                     if used < incoming.len() {
                         self.left.get_or_insert_default().incoming = incoming[used..].into();
