@@ -144,7 +144,20 @@ impl Report {
     }
 }
 
+impl Case {
+    /// Whether the two are measured in turns.
+    pub fn is_beside(self, other: Self) -> bool {
+        (self.measure, self.transport, self.tls) == (other.measure, other.transport, other.tls)
+    }
+}
+
 impl Measure {
+    /// How often it is measured of each server, in turns. A shared machine is fast and slow by turns, and a ratio of two
+    /// moments says as much of them as of the servers.
+    pub fn rounds(self) -> usize {
+        if self == Self::FanOut { 3 } else { 1 }
+    }
+
     /// What grows, where that is what is looked at.
     pub fn growth(self) -> Option<Growth> {
         Some(match self {
@@ -176,6 +189,21 @@ impl Value {
             }
             Self::Idle(_) | Self::Failed(_) => Vec::new(),
         }
+    }
+
+    /// Of a case's rounds the one in the middle, by what a delivery cost; but one that went wrong before all others.
+    ///
+    /// # Panics
+    /// Without any.
+    pub fn middle(mut rounds: Vec<Self>) -> Self {
+        let cost = |value: &Self| match value {
+            Self::Stream(stream) if stream.is_clean() => stream.server_cpu_us_per_delivery.unwrap_or(0.0),
+            _ => f64::NEG_INFINITY,
+        };
+        rounds.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
+        let wrong = cost(&rounds[0]) == f64::NEG_INFINITY;
+        let middle = if wrong { 0 } else { rounds.len() / 2 };
+        rounds.swap_remove(middle)
     }
 
     /// What was spent, where that is all that counts.

@@ -69,23 +69,34 @@ pub fn run(scale: &Scale, tools: &Tools, mut tell: impl FnMut(&Figure)) -> Repor
         seconds: 0.0,
         figures: Vec::new(),
     };
-    for case in cases(scale) {
-        let mut value = measure(case, &plan, tools).unwrap_or_else(Value::Failed);
-        // Somebody else was at work: a second try is fair to all, as long as there is time for it.
-        let is_worth_it = |value: &Value| value.cost().is_some_and(Cost::is_disturbed);
-        if is_worth_it(&value) && begun.elapsed() < scale.patience() {
-            let again = measure(case, &plan, tools).unwrap_or_else(Value::Failed);
-            let others = |value: &Value| value.cost().map(|cost| cost.others_seconds / cost.seconds);
-            if others(&again) < others(&value) && again.cost().is_some() {
-                value = again;
+    for rivals in cases(scale).chunk_by(|one, other| one.is_beside(*other)) {
+        let mut rounds = vec![Vec::new(); rivals.len()];
+        for _ in 0..rivals[0].measure.rounds() {
+            for (case, values) in rivals.iter().zip(&mut rounds) {
+                values.push(measure_undisturbed(*case, &plan, tools, begun + scale.patience()));
             }
         }
-        let figure = Figure { case, value };
-        tell(&figure);
-        report.figures.push(figure);
+        for (case, values) in rivals.iter().zip(rounds) {
+            let figure = Figure { case: *case, value: Value::middle(values) };
+            tell(&figure);
+            report.figures.push(figure);
+        }
     }
     report.seconds = begun.elapsed().as_secs_f64();
     report
+}
+
+fn measure_undisturbed(case: Case, plan: &Plan, tools: &Tools, patience: Instant) -> Value {
+    let value = measure(case, plan, tools).unwrap_or_else(Value::Failed);
+    // Somebody else was at work: a second try is fair to all, as long as there is time for it.
+    if value.cost().is_some_and(Cost::is_disturbed) && Instant::now() < patience {
+        let again = measure(case, plan, tools).unwrap_or_else(Value::Failed);
+        let others = |value: &Value| value.cost().map(|cost| cost.others_seconds / cost.seconds);
+        if others(&again) < others(&value) && again.cost().is_some() {
+            return again;
+        }
+    }
+    value
 }
 
 impl Scale {
