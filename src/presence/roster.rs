@@ -122,8 +122,6 @@ impl Member {
     pub const BLOCKS: [usize; 1] = [size_of::<Here>()];
     /// The user's place in the channel's list.
     pub const PLACE_BYTES: usize = size_of::<(Arc<str>, User)>();
-    /// Its place among those who will have left, unless they come again: everybody between two polls.
-    pub const LEAVING_BYTES: usize = size_of::<Reverse<(Instant, ChannelName, Arc<str>)>>();
 }
 
 /// A user as the roster tells of it.
