@@ -78,7 +78,7 @@ fn cursors(criterion: &mut Criterion) {
         bencher.iter(|| channel.has_news(black_box(&cursor)));
     });
     // As many as are rung on the way; a larger channel is rung slice by slice, elsewhere.
-    let wakes: Vec<Arc<Wake>> = (0..128).map(|_| Arc::default()).collect();
+    let wakes: Vec<Wake> = (0..128).map(|_| Wake::default()).collect();
     let watches: Vec<_> = wakes.iter().map(|wake| channel.watch(wake)).collect();
     group.throughput(Throughput::Elements(wakes.len() as u64));
     group.bench_function("ring for 128 that are ringing", |bencher| bencher.iter(|| channel.ring()));

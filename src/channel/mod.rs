@@ -15,6 +15,7 @@ mod message;
 pub mod name;
 mod position;
 mod ringer;
+mod waits;
 mod wake;
 
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub use message::{Message, MessageId, Publication, metadata_timestamp};
 pub use name::{ChannelName, NameError};
 pub use position::{Epoch, EpochError, MAX_SEQ, Position};
 pub use ringer::Ringer;
-pub use wake::{Reader, Rung, Waits, Wake, Watch};
+pub use waits::{Life, Reader, Waits};
+pub use wake::{Rung, Wake, Watch};
 
 use log::Log;
 use ringer::{AT_ONCE, Slice, Watchers};
@@ -176,8 +178,8 @@ impl Channel {
     }
 
     /// From now on `wake` is woken by every append, until the guard is dropped.
-    pub fn watch(self: &Arc<Self>, wake: &Arc<Wake>) -> Watch {
-        let key = self.watchers.lock().add(Arc::clone(wake));
+    pub fn watch(self: &Arc<Self>, wake: &Wake) -> Watch {
+        let key = self.watchers.lock().add(wake.clone());
         Watch::new(Arc::clone(self), key)
     }
 
@@ -206,12 +208,7 @@ impl Channel {
         }
     }
 
-    fn next_slice(
-        &self,
-        now: tokio::time::Instant,
-        gathering: Duration,
-        slice: &mut Vec<Arc<Wake>>,
-    ) -> Slice {
+    fn next_slice(&self, now: tokio::time::Instant, gathering: Duration, slice: &mut Vec<Wake>) -> Slice {
         self.watchers.lock().next_slice(now, gathering, slice)
     }
 }

@@ -46,7 +46,7 @@ pub struct Ringer {
 /// The watchers of a channel, and how far the round has come that wakes them.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
-    pub(super) wakes: Slab<Arc<Wake>>,
+    pub(super) wakes: Slab<Wake>,
     /// The key that is rung next.
     next: usize,
     /// Keys that are still to be rung; 0 while nobody is.
@@ -107,7 +107,7 @@ impl Ringer {
     }
 }
 
-async fn serve(slice: &[Arc<Wake>]) {
+async fn serve(slice: &[Wake]) {
     let mut begun = Instant::now();
     for few in slice.chunks(BY_ONE_LOOK) {
         let mut now = Instant::now();
@@ -142,7 +142,7 @@ impl Watchers {
     }
 
     /// From now on that one is woken as well. Who comes during a round may make it longer, but nobody is left out for it.
-    pub(super) fn add(&mut self, wake: Arc<Wake>) -> usize {
+    pub(super) fn add(&mut self, wake: Wake) -> usize {
         let before = self.wakes.capacity();
         let key = self.wakes.insert(wake);
         if self.left > 0 {
@@ -152,12 +152,7 @@ impl Watchers {
     }
 
     /// Puts those into `slice` who are next.
-    pub(super) fn next_slice(
-        &mut self,
-        now: Instant,
-        gathering: Duration,
-        slice: &mut Vec<Arc<Wake>>,
-    ) -> Slice {
+    pub(super) fn next_slice(&mut self, now: Instant, gathering: Duration, slice: &mut Vec<Wake>) -> Slice {
         let round = self.wakes.capacity();
         // The table may have shrunk since.
         self.left = self.left.min(round);
@@ -174,7 +169,7 @@ impl Watchers {
             if self.next >= round {
                 self.next = 0;
             }
-            slice.extend(self.wakes.get(self.next).map(Arc::clone));
+            slice.extend(self.wakes.get(self.next).cloned());
             self.next += 1;
             self.left -= 1;
             self.rung += 1;
@@ -196,7 +191,7 @@ mod tests {
     fn watchers(count: usize) -> Watchers {
         let mut watchers = Watchers::default();
         for _ in 0..count {
-            watchers.add(Arc::default());
+            watchers.add(Wake::default());
         }
         watchers
     }
@@ -274,7 +269,7 @@ mod tests {
                 ring_all(&mut watchers, now);
             }
             watchers.tell_all();
-            watchers.add(Arc::default());
+            watchers.add(Wake::default());
             assert!(watchers.wakes.capacity() > 256);
             assert!(ring_all(&mut watchers, now + GATHERING) >= 256, "{amid}");
         }
@@ -303,7 +298,7 @@ mod tests {
         }
         watchers.wakes.shrink_to_fit();
         for _ in 0..500 {
-            watchers.add(Arc::default());
+            watchers.add(Wake::default());
         }
         watchers.tell_all();
         assert_eq!(ring_all(&mut watchers, now + GATHERING), 550);

@@ -105,11 +105,13 @@ impl Lease {
 /// One connection's presence in one channel; dropping it begins the grace.
 pub struct Member {
     roster: Arc<Roster>,
-    channel: ChannelName,
+    channel: Arc<Channel>,
     user_id: Arc<str>,
     lease: Lease,
     /// How much of its grace is over already.
     spent_ms: u16,
+    /// It is told of who comes and goes.
+    pub watches: bool,
 }
 
 impl Member {
@@ -163,7 +165,14 @@ impl Roster {
         }
         self.changed(&mut shard.untold, name, user_id);
         let user_id = Arc::clone(user_id);
-        Member { roster: Arc::clone(self), channel: name.clone(), user_id, lease, spent_ms: 0 }
+        Member {
+            roster: Arc::clone(self),
+            channel: Arc::clone(channel),
+            user_id,
+            lease,
+            spent_ms: 0,
+            watches: false,
+        }
     }
 
     /// The first users of a channel by id, up to 1,000 and some 64 KB, and how many there are.
@@ -207,9 +216,10 @@ impl Roster {
     }
 
     fn leave(&self, member: &Member) {
-        let mut shard = self.shard(&member.channel).lock();
+        let name = member.channel.name();
+        let mut shard = self.shard(name).lock();
         let Shard { rooms, leaving_here, untold, .. } = &mut *shard;
-        let user = rooms.get_mut(&member.channel).and_then(|room| room.get_mut(&member.user_id));
+        let user = rooms.get_mut(name).and_then(|room| room.get_mut(&member.user_id));
         let Some(here) = user.and_then(|user| user.here.as_mut()) else { return };
         here.connections = here.connections.saturating_sub(1);
         let settle = if self.node.get().is_some() { SETTLE } else { Duration::ZERO };
@@ -217,9 +227,9 @@ impl Roster {
             grace(member.lease.seconds()).saturating_sub(Duration::from_millis(member.spent_ms.into()));
         here.gone_at = here.gone_at.max(now() + left + settle);
         if here.connections == 0 && !std::mem::replace(&mut here.looked_at, true) {
-            leaving_here.push(Reverse((here.gone_at, member.channel.clone(), Arc::clone(&member.user_id))));
+            leaving_here.push(Reverse((here.gone_at, name.clone(), Arc::clone(&member.user_id))));
         }
-        self.changed(untold, &member.channel, &member.user_id);
+        self.changed(untold, name, &member.user_id);
     }
 
     /// Looks at who has left this node, and may have come again since.

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,10 +18,11 @@ pub const COME_AGAIN: Duration = Duration::from_secs(10);
 /// One IPv4 address, or one IPv6 network of 64 bits: that is the least a subscriber is given (RFC 6177), and whoever has
 /// it can use any of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Network(u64);
+pub struct Network(u64);
 
 impl Network {
-    pub(super) fn of(address: IpAddr) -> Self {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::of_v4(address.to_bits()),
             IpAddr::V6(address) => match address.segments() {
@@ -48,32 +48,31 @@ pub(super) struct Connections {
     open: Mutex<HashMap<Network, u32>>,
 }
 
-/// One open connection of an address; dropping it gives it back. 16 bytes.
-#[derive(Debug)]
-pub struct IpPermit {
-    connections: Arc<Connections>,
-    network: Network,
-}
-
 impl Connections {
-    pub(super) fn new(limit: u32) -> Arc<Self> {
-        Arc::new(Self { limit, open: Mutex::new(HashMap::new()) })
+    pub(super) fn new(limit: u32) -> Self {
+        Self { limit, open: Mutex::new(HashMap::new()) }
     }
 
     /// Counts one more, which is beyond the limit if the fault says so; `None`, and not counted, beyond twice the limit.
-    pub(super) fn enter(self: &Arc<Self>, network: Network) -> Option<(IpPermit, Result<(), Fault>)> {
-        let count = {
-            let mut open = self.open.lock();
-            let count = open.get(&network).map_or(1, |count| count.saturating_add(1));
-            if self.limit != 0 && count > self.limit.saturating_mul(2) {
-                return None;
-            }
-            open.insert(network, count);
-            count
-        };
-        let permit = IpPermit { connections: Arc::clone(self), network };
+    pub(super) fn enter(&self, network: Network) -> Option<Result<(), Fault>> {
+        let mut open = self.open.lock();
+        let count = open.get(&network).map_or(1, |count| count.saturating_add(1));
+        if self.limit != 0 && count > self.limit.saturating_mul(2) {
+            return None;
+        }
+        open.insert(network, count);
         let is_over = self.limit != 0 && count > self.limit;
-        Some((permit, if is_over { Err(Fault::rate_limited(CONNECTIONS, COME_AGAIN)) } else { Ok(()) }))
+        Some(if is_over { Err(Fault::rate_limited(CONNECTIONS, COME_AGAIN)) } else { Ok(()) })
+    }
+
+    /// Counts one less.
+    pub(super) fn leave(&self, network: Network) {
+        if let Entry::Occupied(mut open) = self.open.lock().entry(network) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
     }
 
     pub(super) fn shrink(&self) {
@@ -86,17 +85,6 @@ impl Connections {
 
     pub(super) fn len(&self) -> usize {
         self.open.lock().len()
-    }
-}
-
-impl Drop for IpPermit {
-    fn drop(&mut self) {
-        if let Entry::Occupied(mut open) = self.connections.open.lock().entry(self.network) {
-            *open.get_mut() -= 1;
-            if *open.get() == 0 {
-                open.remove();
-            }
-        }
     }
 }
 
@@ -120,13 +108,10 @@ mod tests {
     }
 
     #[test]
-    fn permits_are_counted_and_given_back() {
-        let connections = Connections::new(2);
-        let mut permits = Vec::new();
+    fn connections_are_counted_and_given_back() {
+        let (connections, here) = (Connections::new(2), network("192.0.2.1"));
         for expected_ok in [true, true, false, false] {
-            let (permit, count) = connections.enter(network("192.0.2.1")).unwrap();
-            permits.push(permit);
-            match count {
+            match connections.enter(here).unwrap() {
                 Ok(()) => assert!(expected_ok),
                 Err(fault) => {
                     assert!(!expected_ok);
@@ -134,27 +119,23 @@ mod tests {
                 }
             }
         }
-        assert!(connections.enter(network("192.0.2.1")).is_none());
-        assert!(connections.enter(network("192.0.2.2")).unwrap().1.is_ok());
-        permits.drain(..3);
-        assert!(connections.enter(network("192.0.2.1")).unwrap().1.is_ok());
-        permits.clear();
+        assert!(connections.enter(here).is_none());
+        assert!(connections.enter(network("192.0.2.2")).unwrap().is_ok());
+        (0..3).for_each(|_| connections.leave(here));
+        assert!(connections.enter(here).unwrap().is_ok());
+        for network in [here, here, network("192.0.2.2")] {
+            connections.leave(network);
+        }
         assert_eq!(connections.len(), 0);
     }
 
     #[test]
     fn no_limit_still_counts() {
-        let connections = Connections::new(0);
-        let permits: Vec<_> = (0..1000).map(|_| connections.enter(network("192.0.2.1")).unwrap()).collect();
-        assert!(permits.iter().all(|(_, count)| count.is_ok()));
+        let (connections, here) = (Connections::new(0), network("192.0.2.1"));
+        assert!((0..1000).all(|_| connections.enter(here).unwrap().is_ok()));
         assert_eq!(connections.len(), 1);
-        drop(permits);
+        (0..1000).for_each(|_| connections.leave(here));
         connections.shrink();
         assert_eq!(connections.len(), 0);
-    }
-
-    #[test]
-    fn a_permit_is_small() {
-        assert_eq!(size_of::<IpPermit>(), 16);
     }
 }

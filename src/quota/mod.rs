@@ -9,7 +9,6 @@ mod limit;
 mod table;
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -19,11 +18,11 @@ use governor::nanos::Nanos;
 use crate::auth::{Identity, Role};
 use crate::close::Fault;
 use crate::config;
-use address::{Connections, Network};
+use address::Connections;
 use limit::{Carried, Limit, Spent};
 use table::Table;
 
-pub use address::{COME_AGAIN, IpPermit};
+pub use address::{COME_AGAIN, Network};
 pub use table::MAX_KEYS;
 
 /// All quotas of this node. Cheap to clone.
@@ -32,7 +31,7 @@ pub struct Quotas(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    connections: Arc<Connections>,
+    connections: Connections,
     connects: Limit<Table<Network>>,
     /// Twice `connects`: what is beyond it is not worth a handshake.
     floods: Limit<Table<Network>>,
@@ -51,10 +50,10 @@ type UserKey = u64;
 /// What becomes of a connection that was just accepted.
 #[derive(Debug)]
 pub enum Admission {
-    /// Serve it, and keep the permit as long as it lives.
-    Admitted(IpPermit),
+    /// Serve it.
+    Admitted,
     /// Serve its handshake and answer its first request with this fault: the client then knows why and for how long.
-    Refused(IpPermit, Fault),
+    Refused(Fault),
     /// Close it at once: its address is beyond twice a limit, and an answer would cost what the limit is there to save.
     /// The fault is for where that is a stream, whose end costs as much as an answer.
     Dropped(Fault),
@@ -94,20 +93,22 @@ impl Quotas {
         }))
     }
 
-    /// Counts a connection that has just begun from that address: a socket, or a WebSocket on a stream of one.
-    pub fn connect(&self, address: IpAddr) -> Admission {
-        let network = Network::of(address);
+    /// Counts a connection that has just begun from there: a socket, or a WebSocket on a stream of one. Unless it is to be
+    /// dropped, [`Quotas::disconnect`] has to be called when it ends.
+    pub fn connect(&self, network: Network) -> Admission {
         if let Err(fault) = self.0.floods.check(&network) {
             return Admission::Dropped(fault);
         }
         let rate = self.0.connects.check(&network);
         match self.0.connections.enter(network) {
             None => Admission::Dropped(Fault::rate_limited(CONNECTIONS, COME_AGAIN)),
-            Some((permit, count)) => match rate.and(count) {
-                Ok(()) => Admission::Admitted(permit),
-                Err(fault) => Admission::Refused(permit, fault),
-            },
+            Some(count) => rate.and(count).map_or_else(Admission::Refused, |()| Admission::Admitted),
         }
+    }
+
+    /// A connection that was counted has ended.
+    pub fn disconnect(&self, network: Network) {
+        self.0.connections.leave(network);
     }
 
     /// The quota of whoever sent an HTTP request, the same over all its connections.

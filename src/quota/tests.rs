@@ -28,8 +28,8 @@ fn user(role: Role) -> Identity {
     identity
 }
 
-fn ip(address: &str) -> IpAddr {
-    address.parse().unwrap()
+fn ip(address: &str) -> Network {
+    Network::of(address.parse().unwrap())
 }
 
 /// How many pass before the first refusal, and that refusal.
@@ -104,21 +104,19 @@ async fn http_counts_by_user() {
 #[tokio::test(start_paused = true)]
 async fn an_address_is_refused_beyond_its_connections_and_dropped_beyond_twice() {
     let quotas = Quotas::new(&config::Quota { connects_per_ip_per_minute: 0, ..settings() });
-    let mut permits = Vec::new();
     for number in 1..=6 {
         match quotas.connect(ip("2001:db8::1")) {
-            Admission::Admitted(permit) if number <= 3 => permits.push(permit),
-            Admission::Refused(permit, fault) if number > 3 => {
+            Admission::Admitted if number <= 3 => {}
+            Admission::Refused(fault) if number > 3 => {
                 assert_eq!((fault.kind, fault.limit), (Kind::RateLimited, Some(CONNECTIONS)));
-                permits.push(permit);
             }
             other => panic!("{number}: {other:?}"),
         }
     }
     assert!(matches!(quotas.connect(ip("2001:db8::2")), Admission::Dropped(_)), "the same /64");
-    assert!(matches!(quotas.connect(ip("2001:db8:0:1::1")), Admission::Admitted(_)));
-    permits.clear();
-    assert!(matches!(quotas.connect(ip("2001:db8::1")), Admission::Admitted(_)));
+    assert!(matches!(quotas.connect(ip("2001:db8:0:1::1")), Admission::Admitted));
+    (0..6).for_each(|_| quotas.disconnect(ip("2001:db8::1")));
+    assert!(matches!(quotas.connect(ip("2001:db8::1")), Admission::Admitted));
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,17 +124,18 @@ async fn an_address_is_refused_beyond_its_rate_and_dropped_beyond_twice() {
     let quotas = quotas();
     for number in 1..=12 {
         match quotas.connect(ip("192.0.2.1")) {
-            Admission::Admitted(_) if number <= 6 => {}
-            Admission::Refused(_, fault) if number > 6 => {
+            Admission::Admitted if number <= 6 => {}
+            Admission::Refused(fault) if number > 6 => {
                 assert_eq!((fault.limit, fault.retry_after), (Some(CONNECTS), Some(Duration::from_secs(10))));
             }
             other => panic!("{number}: {other:?}"),
         }
+        quotas.disconnect(ip("192.0.2.1"));
     }
     assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Dropped(_)));
-    assert!(matches!(quotas.connect(ip("192.0.2.2")), Admission::Admitted(_)));
+    assert!(matches!(quotas.connect(ip("192.0.2.2")), Admission::Admitted));
     advance(Duration::from_secs(10)).await;
-    assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Admitted(_)));
+    assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Admitted));
     assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Refused(..)));
 }
 
@@ -151,7 +150,6 @@ async fn zero_turns_each_off() {
     });
     let quota = ConnectionQuota::default();
     let (bob, server) = (user(Role::User), user(Role::Server));
-    let mut permits = Vec::new();
     for _ in 0..10_000 {
         assert!(
             quota.message(&quotas, &bob).is_ok()
@@ -160,7 +158,7 @@ async fn zero_turns_each_off() {
         );
         assert!(quotas.of(&bob).message().is_ok() && quotas.of(&server).request().is_ok());
         match quotas.connect(ip("192.0.2.1")) {
-            Admission::Admitted(permit) => permits.push(permit),
+            Admission::Admitted => {}
             other => panic!("{other:?}"),
         }
     }
@@ -173,7 +171,8 @@ async fn a_sweep_forgets_whole_quotas_and_keeps_used_ones() {
     for user in 0..1000 {
         quotas.user(&format!("user {user}")).message().unwrap();
     }
-    drop(quotas.connect(ip("192.0.2.1")));
+    assert!(matches!(quotas.connect(ip("192.0.2.1")), Admission::Admitted));
+    quotas.disconnect(ip("192.0.2.1"));
     burst(|| quotas.user("bob").message());
     assert_eq!(quotas.tracked_keys(), 1003);
     advance(Duration::from_secs(20)).await;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::connection;
 use super::tls::Tls;
+use crate::channel::Life;
 use crate::close::{Fault, Kind};
-use crate::quota::{Admission, IpPermit};
+use crate::quota::{Admission, Network};
 use crate::transport::Edge;
 
 /// Connections above `listen.max_connections` that are told so before they are closed; beyond them it is just closed.
@@ -25,49 +26,84 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const UNSENT_BYTES: u32 = 128 * 1024;
 
 /// The places that this node has for connections: `listen.max_connections`, and a few to say no in.
-#[derive(Clone)]
 pub struct Places {
-    free: Arc<Semaphore>,
-    overflow: Arc<Semaphore>,
+    /// The node.
+    pub edge: Arc<Edge>,
+    free: Semaphore,
     /// Their tasks: the drain waits for them.
     pub tasks: TaskTracker,
 }
 
 /// Room for one connection; given back when it is dropped.
 pub struct Room {
+    seat: Seat,
     /// It is beyond what the node may hold: the connection is told so and closed.
-    pub overflow: bool,
-    /// The place itself.
-    pub permit: OwnedSemaphorePermit,
+    overflow: bool,
+}
+
+struct Seat(Arc<Places>);
+
+/// A connection's place on the node, and among those of its address; given back when it is dropped. Two words, which each
+/// connection keeps.
+pub struct Place {
+    seat: Seat,
+    network: Network,
 }
 
 impl Places {
-    /// So many, all of them free.
-    pub fn new(max_connections: usize, tasks: TaskTracker) -> Self {
-        let free = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { free, overflow: Arc::new(Semaphore::new(OVERFLOW)), tasks }
+    /// As many as that node may have, all of them free.
+    pub fn new(edge: Arc<Edge>, tasks: TaskTracker) -> Arc<Self> {
+        let free = edge.config.listen.max_connections.saturating_add(OVERFLOW).min(Semaphore::MAX_PERMITS);
+        Arc::new(Self { edge, free: Semaphore::new(free), tasks })
     }
 
     /// Takes one; `None` when there is none left even to say no in.
-    pub fn take(&self) -> Option<Room> {
-        let permit = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
-        let granted = permit(&self.free).map(|permit| Room { overflow: false, permit });
-        granted.or_else(|| permit(&self.overflow).map(|permit| Room { overflow: true, permit }))
+    pub fn take(self: &Arc<Self>) -> Option<Room> {
+        self.free.try_acquire().ok()?.forget();
+        let overflow = self.free.available_permits() < OVERFLOW;
+        Some(Room { seat: Seat(Arc::clone(self)), overflow })
     }
 }
 
-/// Whether somebody of that address who has `room` is served: with what holds the address's place, and the refusal to
-/// serve instead.
-///
-/// # Errors
-/// The address is not even to be answered; with the reason why.
-pub fn admit(edge: &Edge, address: IpAddr, room: &Room) -> Result<(IpPermit, Option<Fault>), Fault> {
-    let (permit, refusal) = match edge.quotas.connect(address) {
-        Admission::Admitted(permit) => (permit, None),
-        Admission::Refused(permit, fault) => (permit, Some(fault)),
-        Admission::Dropped(fault) => return Err(fault),
-    };
-    Ok((permit, if room.overflow { Some(overloaded()) } else { refusal }))
+impl Room {
+    /// The places that it is one of.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.seat.0
+    }
+
+    /// Whether somebody of that address is served in it: with the place that it has then, and the refusal to serve instead.
+    ///
+    /// # Errors
+    /// The address is not even to be answered; with the reason why.
+    pub fn admit(self, address: IpAddr) -> Result<(Place, Option<Fault>), Fault> {
+        let network = Network::of(address);
+        let refusal = match self.places().edge.quotas.connect(network) {
+            Admission::Admitted => None,
+            Admission::Refused(fault) => Some(fault),
+            Admission::Dropped(fault) => return Err(fault),
+        };
+        let place = Place { seat: self.seat, network };
+        Ok((place, if self.overflow { Some(overloaded()) } else { refusal }))
+    }
+}
+
+impl Place {
+    /// The node.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.seat.0.edge
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.free.add_permits(1);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.edge().quotas.disconnect(self.network);
+    }
 }
 
 /// Every place is taken.
@@ -79,7 +115,7 @@ pub fn overloaded() -> Fault {
 
 /// Accepts until the drain begins, a task per connection.
 pub async fn accept_loop(edge: Arc<Edge>, listener: TcpListener, tls: Option<Arc<Tls>>, tasks: TaskTracker) {
-    let places = Places::new(edge.config.listen.max_connections, tasks);
+    let places = Places::new(Arc::clone(&edge), tasks);
     loop {
         let (tcp, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -92,8 +128,7 @@ pub async fn accept_loop(edge: Arc<Edge>, listener: TcpListener, tls: Option<Arc
             () = edge.drain.token().cancelled() => return,
         };
         let Some(room) = places.take() else { continue };
-        let connection = connection::run(Arc::clone(&edge), tls.clone(), tcp, peer, room, places.clone());
-        places.tasks.spawn(connection);
+        places.tasks.spawn(Life::acts(connection::connect(tls.clone(), tcp, peer, room)));
     }
 }
 

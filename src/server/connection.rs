@@ -1,5 +1,5 @@
 //! The life of a connection, from top to bottom: who it is on the network, TLS, HTTP, and what it becomes. One task,
-//! from accept to close, so that its permits, its place in the drain and its metrics are held by one scope.
+//! from accept to close; its place on the node and in the metrics goes with its socket.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,28 +15,24 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::either::Either;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, trace};
 use uuid::Uuid;
 
-use super::accept::{Places, Room, admit, tune};
+use super::accept::{Places, Room, tune};
 use super::http1::Http1;
-use super::parked::{Events, Parked, Polling};
 use super::socket::Socket;
 use super::streams::Streams;
 use super::tls::{Tls, TlsStream};
 use super::{proxy, router};
 use crate::auth::Known;
+use crate::channel::Life;
 use crate::close::Fault;
-use crate::metrics::{Stage, TcpGuard};
-use crate::quota::{ConnectionQuota, IpPermit};
+use crate::metrics::Stage;
+use crate::quota::ConnectionQuota;
 use crate::transport::Edge;
 use crate::transport::http::{InFlight, Slot};
-use crate::transport::long_poll::Rest;
-use crate::transport::websocket::Session;
 
 /// A request's head, and what hyper buffers of a body: names of 128 channels fit a query.
 pub const HEAD_BYTES: usize = 64 * 1024;
@@ -82,7 +78,7 @@ pub struct Context {
     /// The last good token.
     pub known: Mutex<Option<Known>>,
     /// Where each WebSocket on a stream takes one of its own: over HTTP/2 only.
-    pub places: Option<Places>,
+    pub places: Option<Arc<Places>>,
 }
 
 impl Context {
@@ -92,87 +88,33 @@ impl Context {
     }
 }
 
-/// What a connection is at a time: requests and answers, or somebody who waits. Who waits is alone on it.
-pub enum Phase {
-    /// HTTP/1, with hyper.
-    Http(Box<Http1>),
-    /// A stream of events.
-    Events(Box<Parked<Events>>),
-    /// A poll without an answer yet, or between that and the next one.
-    Poll(Box<Parked<Polling>>),
-    /// Nobody, between an answered poll and another request.
-    Rest(Box<Parked<Rest>>),
-    /// A WebSocket, for good.
-    WebSocket(Box<Session<Stream>>),
-}
-
-/// Serves one connection until it ends.
-///
-/// Not an `async fn`: its arguments would be part of the task for as long as that lives. Boxed are the phases that need
-/// much; of an idle connection only who waits, in a box of its own, and this future are left.
-pub fn run(
-    edge: Arc<Edge>,
+/// From accept to the first request; over HTTP/2 to the end. Then it lives on as one who asks or waits, in a box of its
+/// own: of an idle connection only that and a task of two words are left.
+pub async fn connect(
     tls: Option<Arc<Tls>>,
-    tcp: TcpStream,
+    mut tcp: TcpStream,
     peer: SocketAddr,
     room: Room,
-    places: Places,
-) -> impl Future<Output = ()> + Send {
-    let connect = Box::pin(connect(edge, tls, tcp, peer, room, places));
-    async move {
-        let Some((mut phase, _held)) = connect.await else { return };
-        loop {
-            let next = match phase {
-                Phase::Http(http) => Box::pin(http.run()).await,
-                Phase::Events(events) => events.run().await,
-                Phase::Poll(poll) => poll.run().await,
-                Phase::Rest(rest) => rest.run().await,
-                Phase::WebSocket(session) => return session.run().await,
-            };
-            let Some(next) = next else { return };
-            phase = next;
-        }
-    }
-}
-
-/// What [`run`] needs of a connection's task.
-pub fn future_bytes() -> usize {
-    type Run<F> = fn(Arc<Edge>, Option<Arc<Tls>>, TcpStream, SocketAddr, Room, Places) -> F;
-    fn size_of_future<F>(_: Run<F>) -> usize {
-        size_of::<F>()
-    }
-    size_of_future(run)
-}
-
-/// What a connection holds until it ends.
-type Held = (TcpGuard, IpPermit, OwnedSemaphorePermit);
-
-/// From accept to the first request; over HTTP/2 to the end.
-async fn connect(
-    edge: Arc<Edge>,
-    tls: Option<Arc<Tls>>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    room: Room,
-    places: Places,
-) -> Option<(Phase, Held)> {
+) -> Option<Life> {
     let id = Uuid::new_v4();
+    let places = Arc::clone(room.places());
+    let edge = &places.edge;
     let counted = edge.metrics.tcp_opened();
-    if let Err(error) = tune(&tcp, &edge) {
+    if let Err(error) = tune(&tcp, edge) {
         debug!(connection = %id, %error, "socket options");
     }
-    let mut socket = Socket::new(tcp, edge.config.limits.write_timeout);
     let patience = edge.config.listen.handshake_timeout;
-    let address = match timeout(patience, client_address(&edge, &mut socket, peer)).await {
+    let address = match timeout(patience, client_address(edge, &mut tcp, peer)).await {
         Ok(Ok(address)) => address,
-        Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Proxy, &error),
-        Err(_) => return handshake_failed(&edge, id, Stage::Proxy, &io::ErrorKind::TimedOut.into()),
+        Ok(Err(error)) => return handshake_failed(edge, id, Stage::Proxy, &error),
+        Err(_) => return handshake_failed(edge, id, Stage::Proxy, &io::ErrorKind::TimedOut.into()),
     };
     // Before TLS, which is what costs.
-    let Ok((permit, refusal)) = admit(&edge, address, &room) else {
+    let Ok((place, refusal)) = room.admit(address) else {
         trace!(connection = %id, %address, "dropped: far above its quota");
         return None;
     };
+    let socket = Socket::new(tcp, place, counted);
     let (stream, h2) = match tls {
         None => (Either::Left(socket), false),
         Some(tls) => {
@@ -182,17 +124,16 @@ async fn connect(
                     let h2 = stream.alpn_protocol() == Some(b"h2");
                     (Either::Right(Box::new(stream)), h2)
                 }
-                Ok(Err(error)) => return handshake_failed(&edge, id, Stage::Tls, &error),
-                Err(_) => return handshake_failed(&edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
+                Ok(Err(error)) => return handshake_failed(edge, id, Stage::Tls, &error),
+                Err(_) => return handshake_failed(edge, id, Stage::Tls, &io::ErrorKind::TimedOut.into()),
             }
         }
     };
     debug!(connection = %id, %address, h2, "connected");
     let peer = Peer { id, address, guesses: Arc::default() };
     if h2 {
-        let tasks = places.tasks.clone();
         let context = Context {
-            edge,
+            edge: Arc::clone(edge),
             peer,
             tls: true,
             h2,
@@ -202,22 +143,19 @@ async fn connect(
             known: Mutex::default(),
             places: Some(places),
         };
-        serve_http2(stream, Arc::new(context), tasks).await;
+        serve_http2(stream, Arc::new(context)).await;
         return None;
     }
-    let http = Box::new(Http1::new(edge, peer, stream, refusal));
-    Some((Phase::Http(http), (counted, permit, room.permit)))
+    let http = Http1::new(Arc::clone(edge), peer, stream, refusal);
+    Some(Life::acts(http.run()))
 }
 
-async fn client_address(edge: &Edge, socket: &mut Socket, peer: SocketAddr) -> io::Result<IpAddr> {
-    if edge.config.listen.proxy_protocol {
-        proxy::read_header(socket.tcp_mut(), peer).await
-    } else {
-        Ok(peer.ip())
-    }
+async fn client_address(edge: &Edge, tcp: &mut TcpStream, peer: SocketAddr) -> io::Result<IpAddr> {
+    if edge.config.listen.proxy_protocol { proxy::read_header(tcp, peer).await } else { Ok(peer.ip()) }
 }
 
-async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) {
+async fn serve_http2(stream: Stream, context: Arc<Context>) {
+    let tasks = context.places.as_ref().map(|places| places.tasks.clone()).unwrap_or_default();
     let edge = Arc::clone(&context.edge);
     let heartbeat = &edge.config.heartbeat;
     let service = {
@@ -287,15 +225,4 @@ fn handshake_failed<T>(edge: &Edge, id: Uuid, stage: Stage, error: &io::Error) -
     edge.metrics.handshake(stage, false);
     debug!(connection = %id, ?stage, %error, "handshake failed");
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The task of an idle connection: with what tokio adds, and aligns to 128 bytes, it has 256.
-    #[test]
-    fn a_connections_task_stays_small() {
-        assert!(future_bytes() <= 152, "{}", future_bytes());
-    }
 }

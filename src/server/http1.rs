@@ -21,10 +21,11 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::either::Either;
 use tracing::debug;
 
-use super::connection::{Context, HEAD_BYTES, Peer, Phase, Stream, finish};
+use super::connection::{Context, HEAD_BYTES, Peer, Stream, finish};
 use super::parked::{Line, Parked};
 use super::router;
 use crate::auth::Known;
+use crate::channel::Life;
 use crate::close::Fault;
 use crate::config;
 use crate::metrics::Stage;
@@ -58,8 +59,8 @@ impl Http1 {
     }
 
     /// Serves requests until the connection ends, or is to go on as something else.
-    pub async fn run(self: Box<Self>) -> Option<Phase> {
-        let Self { edge, peer, stream, refusal, ahead, known, is_new } = *self;
+    pub async fn run(self) -> Option<Life> {
+        let Self { edge, peer, stream, refusal, ahead, known, is_new } = self;
         let context = Arc::new(Context {
             edge,
             peer,
@@ -103,10 +104,10 @@ impl Http1 {
             }
         };
         let line = Line::new(context.peer.clone(), stream, &unread, manner);
-        Some(match waiting {
-            Either::Left(events) => Phase::Events(Parked::events(*events, line)),
-            Either::Right((poller, said)) => Phase::Poll(Parked::poll(*poller, said, line)),
-        })
+        Some(Life::Waits(match waiting {
+            Either::Left(events) => Parked::events(*events, line),
+            Either::Right((poller, said)) => Parked::poll(*poller, said, line),
+        }))
     }
 }
 
@@ -157,13 +158,13 @@ async fn serve(
     (result, heard, unread)
 }
 
-async fn open_websocket(edge: &Arc<Edge>, upgrade: Upgrade, stream: Stream, unread: Bytes) -> Option<Phase> {
+async fn open_websocket(edge: &Arc<Edge>, upgrade: Upgrade, stream: Stream, unread: Bytes) -> Option<Life> {
     edge.metrics.handshake(Stage::WebSocket, true);
     if upgrade.echo {
         websocket::echo(edge, stream, unread, upgrade).await;
         return None;
     }
-    Some(Phase::WebSocket(Session::begin(edge, upgrade, stream, &unread)))
+    Some(Session::begin(edge, upgrade, stream, &unread))
 }
 
 /// How long a connection may be without a request, and how long one may take to come.

@@ -12,23 +12,21 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// The socket.
+use super::accept::Place;
+use crate::metrics::TcpGuard;
+
+/// The socket, and the place that it has on the node.
 pub struct Socket {
     tcp: TcpStream,
     clock: WriteClock,
-    write_timeout_ms: u32,
+    place: Place,
+    _counted: TcpGuard,
 }
 
 impl Socket {
     /// Watches over the writes of `tcp`.
-    pub fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
-        let write_timeout_ms = u32::try_from(write_timeout.as_millis()).unwrap_or(u32::MAX);
-        Self { tcp, clock: WriteClock::default(), write_timeout_ms }
-    }
-
-    /// The TCP socket, for what comes before the first write.
-    pub fn tcp_mut(&mut self) -> &mut TcpStream {
-        &mut self.tcp
+    pub fn new(tcp: TcpStream, place: Place, counted: TcpGuard) -> Self {
+        Self { tcp, clock: WriteClock::default(), place, _counted: counted }
     }
 
     /// Whether the client has closed its sending side, or all of it, be it behind bytes that nobody reads. No system
@@ -52,13 +50,13 @@ impl WriteClock {
         &mut self,
         context: &mut Context<'_>,
         write: Poll<io::Result<T>>,
-        write_timeout: Duration,
+        write_timeout: impl FnOnce() -> Duration,
     ) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stalled = None;
             return write;
         }
-        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
+        let clock = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout())));
         clock.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -77,7 +75,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write(context, bytes);
-        this.clock.watch(context, write, Duration::from_millis(this.write_timeout_ms.into()))
+        this.clock.watch(context, write, || this.place.edge().config.limits.write_timeout)
     }
 
     fn poll_write_vectored(
@@ -87,7 +85,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.tcp).poll_write_vectored(context, slices);
-        this.clock.watch(context, write, Duration::from_millis(this.write_timeout_ms.into()))
+        this.clock.watch(context, write, || this.place.edge().config.limits.write_timeout)
     }
 
     fn is_write_vectored(&self) -> bool {

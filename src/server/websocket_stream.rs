@@ -12,18 +12,17 @@ use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::DropGuard;
 use tracing::debug;
 use uuid::Uuid;
 
-use super::accept::{admit, overloaded};
+use super::accept::{Place, overloaded};
 use super::connection::Context;
 use super::socket::WriteClock;
 use super::streams::LET_GO;
+use crate::channel::Life;
 use crate::close::Fault;
 use crate::metrics::Stage;
-use crate::quota::IpPermit;
 use crate::transport::Edge;
 use crate::transport::http::{Answer, Call, Serving};
 use crate::transport::websocket::{self, Session, Upgrade};
@@ -43,7 +42,7 @@ pub async fn open(context: &Arc<Context>, call: &mut Call, echo: bool) -> Result
     let edge = &context.edge;
     let places = context.places.as_ref().ok_or_else(overloaded)?;
     let room = places.take().ok_or_else(overloaded)?;
-    let (permit, refusal) = admit(edge, context.peer.address, &room)?;
+    let (place, refusal) = room.admit(context.peer.address)?;
     call.refusal = refusal;
     call.connection = Uuid::new_v4();
     let (answer, upgrade) = websocket::accept_stream(call, echo).await;
@@ -51,43 +50,22 @@ pub async fn open(context: &Arc<Context>, call: &mut Call, echo: bool) -> Result
     if let (Some(upgrade), Some(on_upgrade)) = (upgrade, on_upgrade) {
         debug!(connection = %upgrade.client_id, on = %context.peer.id, address = %context.peer.address, "a stream");
         let let_go = LET_GO.with(Clone::clone).drop_guard();
-        let held = Held { _room: room.permit, _address: permit, _serving: context.in_flight.begin() };
-        places.tasks.spawn(run(Arc::clone(edge), on_upgrade, upgrade, let_go, held));
+        let held = Held { _let_go: let_go, _place: place, _serving: context.in_flight.begin() };
+        places.tasks.spawn(Life::acts(begin(Arc::clone(edge), on_upgrade, upgrade, held)));
     }
     Ok(answer)
 }
 
 /// What a stream's WebSocket holds until it ends.
 struct Held {
-    _room: OwnedSemaphorePermit,
-    _address: IpPermit,
+    _let_go: DropGuard,
+    _place: Place,
     /// The TCP connection is neither idle nor drained as long as this is.
     _serving: Serving,
 }
 
-/// Not an `async fn`, as [`connection::run`](super::connection::run): of an idle session little more than that is left.
-fn run(
-    edge: Arc<Edge>,
-    on_upgrade: OnUpgrade,
-    upgrade: Upgrade,
-    let_go: DropGuard,
-    held: Held,
-) -> impl Future<Output = ()> + Send {
-    let begin = Box::pin(begin(edge, on_upgrade, upgrade, let_go));
-    async move {
-        let _held = held;
-        let Some(session) = begin.await else { return };
-        session.run().await;
-    }
-}
-
 /// From the answer on; all of it, if it is `/echo`.
-async fn begin(
-    edge: Arc<Edge>,
-    on_upgrade: OnUpgrade,
-    upgrade: Upgrade,
-    let_go: DropGuard,
-) -> Option<Box<Session<Stream>>> {
+async fn begin(edge: Arc<Edge>, on_upgrade: OnUpgrade, upgrade: Upgrade, held: Held) -> Option<Life> {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -97,7 +75,7 @@ async fn begin(
         }
     };
     edge.metrics.handshake(Stage::WebSocket, true);
-    let stream = Stream::new(TokioIo::new(upgraded), edge.config.limits.write_timeout, let_go);
+    let stream = Stream::new(TokioIo::new(upgraded), edge.config.limits.write_timeout, held);
     if upgrade.echo {
         websocket::echo(&edge, stream, Bytes::new(), upgrade).await;
         return None;
@@ -106,20 +84,21 @@ async fn begin(
 }
 
 /// A stream, with the bounds and the clock of a socket.
-struct Stream<S = TokioIo<Upgraded>> {
+struct Stream<S = TokioIo<Upgraded>, H = Held> {
     io: S,
     clock: WriteClock,
     write_timeout: Duration,
-    _let_go: DropGuard,
+    /// As long as the stream is there.
+    _held: H,
 }
 
-impl<S> Stream<S> {
-    fn new(io: S, write_timeout: Duration, let_go: DropGuard) -> Self {
-        Self { io, clock: WriteClock::default(), write_timeout, _let_go: let_go }
+impl<S, H> Stream<S, H> {
+    fn new(io: S, write_timeout: Duration, held: H) -> Self {
+        Self { io, clock: WriteClock::default(), write_timeout, _held: held }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for Stream<S, H> {
     fn poll_read(
         self: Pin<&mut Self>,
         task: &mut Task<'_>,
@@ -129,19 +108,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
+impl<S: AsyncWrite + Unpin, H: Unpin> AsyncWrite for Stream<S, H> {
     fn poll_write(self: Pin<&mut Self>, task: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let piece = &bytes[..bytes.len().min(WRITE_BYTES)];
         let write = Pin::new(&mut this.io).poll_write(task, piece);
-        this.clock.watch(task, write, this.write_timeout)
+        this.clock.watch(task, write, || this.write_timeout)
     }
 
     fn poll_flush(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // Waits until hyper has room for another piece, so it can be stuck as well.
         let flush = Pin::new(&mut this.io).poll_flush(task);
-        this.clock.watch(task, flush, this.write_timeout)
+        this.clock.watch(task, flush, || this.write_timeout)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
@@ -161,7 +140,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    fn stream(holds: usize) -> (Stream<DuplexStream>, DuplexStream, CancellationToken) {
+    fn stream(holds: usize) -> (Stream<DuplexStream, DropGuard>, DuplexStream, CancellationToken) {
         let let_go = CancellationToken::new();
         let (ours, theirs) = duplex(holds);
         (Stream::new(ours, TIMEOUT, let_go.clone().drop_guard()), theirs, let_go)

@@ -35,7 +35,7 @@ struct Table {
 }
 
 struct Bell {
-    wake: Arc<Wake>,
+    wake: Wake,
     /// Whose it is, so that a revocation does not ring all: 4 bytes, where comparing identities would need each of them
     /// in the cache.
     marks: Marks,
@@ -62,8 +62,8 @@ impl Bells {
         Moment::since(self.begun, Instant::now())
     }
 
-    fn add(&self, wake: &Arc<Wake>) -> u32 {
-        let bell = Bell { wake: Arc::clone(wake), marks: Marks::NONE, due: NEVER };
+    fn add(&self, wake: &Wake) -> u32 {
+        let bell = Bell { wake: wake.clone(), marks: Marks::NONE, due: NEVER };
         let key = self.table.lock().all.insert(bell);
         u32::try_from(key).expect("there are not so many descriptors")
     }
@@ -125,7 +125,7 @@ impl Doorbell {
     ///
     /// # Panics
     /// With four billion connections, which no kernel gives descriptors for.
-    pub fn new(edge: &Arc<Edge>, wake: &Arc<Wake>) -> Self {
+    pub fn new(edge: &Arc<Edge>, wake: &Wake) -> Self {
         let key = edge.bells.add(wake);
         if edge.drain.has_begun() {
             // All were rung before this one was there.
@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_bell_rings_at_its_moment_and_until_it_is_given_another() {
         let bells = Bells::new();
-        let [soon, late, never] = [(); 3].map(|()| Arc::new(Wake::default()));
+        let [soon, late, never] = [(); 3].map(|()| Wake::default());
         let [first, second, _] = [&soon, &late, &never].map(|wake| bells.add(wake));
         bells.set(first, (bells.now() + TICK).periods(TICK));
         bells.set(second, (bells.now() + 10 * TICK).periods(TICK));

@@ -9,6 +9,7 @@ use hyper::{Response, Version, header};
 
 use super::http::{Answer, Body, Call, Content, Opening};
 use super::{Caller, Doorbell, Edge, Event, Moment, Subscriptions};
+use crate::auth::Identity;
 use crate::channel::Wake;
 use crate::close::{Fault, Kind};
 use crate::envelope;
@@ -78,7 +79,7 @@ fn answer(call: &Call, body: Body) -> Answer {
 
 /// The stream of one subscriber, behind what it opens with.
 pub struct SseBody {
-    caller: Caller,
+    who: Arc<Identity>,
     subscriptions: Subscriptions,
     comment_due: Moment,
     expires: Option<Moment>,
@@ -102,11 +103,13 @@ struct Parting {
 
 impl SseBody {
     fn new(caller: Caller, subscriptions: Subscriptions) -> Self {
-        let now = caller.edge.bells.now();
-        let expires = caller.who.expires_in().map(|left| now + left);
-        let door = Doorbell::new(&caller.edge, subscriptions.wake());
-        door.belongs_to(&caller.who);
+        let Caller { edge, who, .. } = caller;
+        let now = edge.bells.now();
+        let expires = who.expires_in().map(|left| now + left);
+        let door = Doorbell::new(&edge, subscriptions.wake());
+        door.belongs_to(&who);
         Self {
+            who,
             subscriptions,
             comment_due: now + COMMENT_INTERVAL,
             expires,
@@ -114,18 +117,17 @@ impl SseBody {
             ended: false,
             seen: 0,
             door,
-            _active: caller.edge.metrics.connection(Transport::Sse),
-            caller,
+            _active: edge.metrics.connection(Transport::Sse),
         }
     }
 
     /// The node that it is on.
     pub fn edge(&self) -> &Arc<Edge> {
-        &self.caller.edge
+        self.door.edge()
     }
 
     /// Rings for its news.
-    pub fn wake(&self) -> &Arc<Wake> {
+    pub fn wake(&self) -> &Wake {
         self.subscriptions.wake()
     }
 
@@ -141,9 +143,9 @@ impl SseBody {
         }
         loop {
             // Before there is more to read, which under load there always is.
-            if self.leave().is_none() && self.caller.edge.drain.has_begun() {
-                let (leave, retry) = self.caller.edge.drain.spread();
-                let leave = self.caller.edge.bells.now() + leave;
+            if self.leave().is_none() && self.door.edge().drain.has_begun() {
+                let (leave, retry) = self.door.edge().drain.spread();
+                let leave = self.door.edge().bells.now() + leave;
                 self.parting.get_or_insert_default().leave = Some((leave, retry));
             }
             match self.next(lead) {
@@ -160,7 +162,7 @@ impl SseBody {
     /// The news that there is, at about `now`, behind `lead` bytes; no bytes if there is none. `None` if there is something
     /// else to see to, which [`SseBody::poll_chunk`] does. Whose time is up is given news until its bell has rung.
     pub fn news(&mut self, lead: usize, now: Instant) -> Option<Vec<u8>> {
-        let edge = &self.caller.edge;
+        let edge = self.door.edge();
         let is_called = edge.drain.has_begun() && self.leave().is_none();
         if self.ended || is_called || self.seen != edge.revocations.generation() {
             return None;
@@ -177,20 +179,20 @@ impl SseBody {
         if let Some(fault) = self.parting.as_mut().and_then(|parting| parting.fault.take()) {
             return Err(fault);
         }
-        self.caller.edge.may_stay(&self.caller.who, &mut self.seen)?;
+        self.door.edge().may_stay(&self.who, &mut self.seen)?;
         if self.tick()? {
             let mut chunk = vec![0; lead];
             chunk.extend_from_slice(b":\n\n");
             return Ok(chunk);
         }
-        self.read(lead, self.caller.edge.now())
+        self.read(lead, self.door.edge().now())
     }
 
     fn read(&mut self, lead: usize, now: Instant) -> Result<Vec<u8>, Fault> {
         let mut chunk = Vec::new();
-        let edge: &Edge = &self.caller.edge;
+        let edge = self.door.edge();
         let (mut count, mut oldest) = (0, None);
-        self.subscriptions.read(edge, &self.caller.who.user_id, BATCH_BYTES, |event, moment| {
+        self.subscriptions.read(edge, &self.who.user_id, BATCH_BYTES, |event, moment| {
             let cursor = match event {
                 Event::Passing(_) => None,
                 Event::Message(_) | Event::Gap(_) => Some(moment.cursor_string()),
@@ -210,7 +212,7 @@ impl SseBody {
 
     /// Whether a comment is due.
     fn tick(&mut self) -> Result<bool, Fault> {
-        let now = self.caller.edge.bells.now();
+        let now = self.door.edge().bells.now();
         if let Some((at, retry)) = self.leave()
             && at <= now
         {
@@ -229,7 +231,7 @@ impl SseBody {
     /// The last chunk. A restart is only a `retry:`; everything else is told.
     fn end(&mut self, fault: &Fault, lead: usize) -> Vec<u8> {
         self.ended = true;
-        let metrics = &self.caller.edge.metrics;
+        let metrics = &self.door.edge().metrics;
         metrics.closed(Transport::Sse, fault.kind.code(), fault.kind.reason());
         let mut chunk = vec![0; lead];
         if let Some(ms) = fault.retry_after_ms() {

@@ -19,7 +19,7 @@ use crate::presence::{Lease, Member};
 
 /// All channels that one subscriber has joined.
 pub struct Subscriptions {
-    wake: Arc<Wake>,
+    wake: Wake,
     /// Exactly as large as it has to be: most have one channel, and room for more would be the largest part of an idle
     /// connection.
     joined: Box<[Subscription]>,
@@ -30,7 +30,6 @@ pub struct Subscriptions {
 struct Subscription {
     watch: Watch,
     cursor: Cursor,
-    presence: bool,
     /// To be told before anything else, and the place it was asked for: until it is told, a cursor names that one.
     gap: Option<Box<(Gap, Position)>>,
     /// The user is present while it lives.
@@ -85,16 +84,16 @@ impl Moment<'_> {
 }
 
 impl Subscriptions {
-    /// What is allocated for one that has joined one channel, in blocks; reference counts are two words.
-    pub const BLOCKS: [usize; 2] = [2 * size_of::<usize>() + size_of::<Wake>(), size_of::<Subscription>()];
+    /// What is allocated for one that has joined one channel, in blocks.
+    pub const BLOCKS: [usize; 2] = [Wake::BLOCK, size_of::<Subscription>()];
 
     /// None yet.
     pub fn new() -> Self {
-        Self { wake: Arc::default(), joined: Box::default(), turn: 0 }
+        Self { wake: Wake::default(), joined: Box::default(), turn: 0 }
     }
 
     /// Rings when one of the channels has news.
-    pub fn wake(&self) -> &Arc<Wake> {
+    pub fn wake(&self) -> &Wake {
         &self.wake
     }
 
@@ -145,21 +144,23 @@ impl Subscriptions {
             None => edge.hub.open(name).await?,
         };
         edge.hub.reach(&channel, resume).await?;
-        let presence = presence && settings.presence;
         // Before the cursor is taken: a subscriber isn't told of itself.
-        let member = match known {
+        let mut member = match known {
             Some(index) => self.joined[index].member.take(),
             None if settings.presence => {
                 Some(edge.roster.join(&channel, &who.user_id, who.info.as_ref(), lease))
             }
             None => None,
         };
+        if let Some(member) = &mut member {
+            member.watches = presence;
+        }
         let watch = channel.watch(&self.wake);
         let (cursor, gap) = channel.begin(resume, edge.now());
         let cursor = passing.map_or(cursor, |passing| cursor.with_passing(passing));
         let recovered = matches!(resume, Resume::After(_)) && gap.is_none();
         let gap = gap.map(|gap| Box::new((gap, asked(resume, cursor.position()))));
-        let subscription = Subscription { watch, cursor, presence, gap, member };
+        let subscription = Subscription { watch, cursor, gap, member };
         if let Some(index) = known {
             self.joined[index] = subscription;
         } else {
@@ -192,7 +193,9 @@ impl Subscriptions {
                 return false;
             }
             if let Some(member) = &mut subscription.member {
+                let watches = member.watches;
                 *member = edge.roster.join(&channel, &who.user_id, who.info.as_ref(), lease);
+                member.watches = watches;
             }
             true
         };
@@ -324,7 +327,8 @@ impl Subscriptions {
         take: &mut impl FnMut(Event<'_>, &Moment<'_>),
     ) -> Result<bool, Fault> {
         let gap = self.joined[index].gap.take().map(|told| told.0);
-        let Subscription { mut cursor, presence, .. } = self.joined[index];
+        let Subscription { mut cursor, ref member, .. } = self.joined[index];
+        let presence = member.as_ref().is_some_and(|member| member.watches);
         let joined = &self.joined;
         let channel = joined[index].channel();
         let mut give = |event: Event<'_>, position: Position| {

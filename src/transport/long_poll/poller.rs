@@ -84,7 +84,7 @@ impl Poller {
     }
 
     /// Rings for its news.
-    pub fn wake(&self) -> &Arc<Wake> {
+    pub fn wake(&self) -> &Wake {
         self.subscriptions.wake()
     }
 
@@ -266,7 +266,7 @@ impl Poller {
             Turn::Waits { .. } => now,
         };
         subscriptions.have_been_left_for(now - since);
-        let wake = Arc::clone(subscriptions.wake());
+        let wake = subscriptions.wake().clone();
         Rest::new(door, wake, since, proof.map(|proof| Known { who, proof }))
     }
 

@@ -10,7 +10,7 @@ use crate::transport::{Doorbell, Edge, Moment};
 
 /// Nobody, for the time being.
 pub struct Rest {
-    wake: Arc<Wake>,
+    wake: Wake,
     until: Moment,
     known: Option<Known>,
     /// Set as it was for the poll, if that is earlier: most often the next request is there long before.
@@ -19,11 +19,16 @@ pub struct Rest {
 
 impl Rest {
     /// One that has begun then.
-    pub(super) fn new(door: Doorbell, wake: Arc<Wake>, since: Moment, known: Option<Known>) -> Self {
+    pub(super) fn new(door: Doorbell, wake: Wake, since: Moment, known: Option<Known>) -> Self {
         let until = since + door.edge().config.listen.idle_timeout;
         let mut rest = Self { wake, until, known, door };
         rest.door.ring_by(until);
         rest
+    }
+
+    /// Rings for it.
+    pub fn wake(&self) -> &Wake {
+        &self.wake
     }
 
     /// Ready when it has lasted too long, or the node goes away.

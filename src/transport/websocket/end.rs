@@ -1,8 +1,13 @@
 //! How a WebSocket ends, whoever ends it.
 
-use super::wire::Loss;
+use fastwebsockets::OpCode;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::wire::{Loss, Wire};
 use crate::close::{Fault, Kind};
 use crate::config::Limits;
+use crate::envelope;
+use crate::metrics::{Metrics, Transport};
 use crate::transport::http::Opening;
 
 /// What a connection needs at its beginning and at its end.
@@ -10,24 +15,10 @@ use crate::transport::http::Opening;
 pub(super) struct Ends {
     /// Joins that wait for a token.
     pub(super) opening: Option<Opening>,
-    /// The refusal that it begins and ends with.
+    /// The refusal that it ends with.
     pub(super) refused: Option<Box<Fault>>,
     /// How the connection ends, once what came before that has been heard.
     pub(super) lost: Option<Loss>,
-    /// What came of giving it news while its task slept, if anything but that.
-    pub(super) turn: Option<Turn>,
-}
-
-/// What there is to see to beside the news of channels.
-pub(super) enum Turn {
-    /// Something was heard.
-    Heard,
-    /// Something may be due: a moment, a drain, a revocation; or there is room to serve what has arrived.
-    Due,
-    /// The connection is gone.
-    Lost(Loss),
-    /// The client is to go.
-    Refused(Fault),
 }
 
 /// Why a connection ends.
@@ -76,6 +67,40 @@ impl End {
             Self::Lost => "lost",
             Self::Stuck => "write_timeout",
             Self::Dead => "dead_peer",
+        }
+    }
+
+    /// Tells the client, and the metrics; whether the client has been `told` why already.
+    pub(super) async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        mut wire: Wire<S>,
+        metrics: &Metrics,
+        told: bool,
+    ) {
+        match self {
+            Self::Fault(fault) => {
+                metrics.fault(Transport::WebSocket, fault.kind);
+                metrics.closed(Transport::WebSocket, fault.kind.code(), fault.kind.reason());
+                if fault.kind != Kind::Restart && !told {
+                    wire.outbox.message(OpCode::Text, &envelope::encode_error(&fault, None));
+                    metrics.sent(Transport::WebSocket, 1);
+                }
+                wire.goodbye(Some(fault.kind.code()), &fault.close_reason(), false).await;
+            }
+            Self::Violation(fault) => {
+                metrics.closed(Transport::WebSocket, fault.code(), "protocol_error");
+                wire.goodbye(Some(fault.code()), fault.reason(), false).await;
+            }
+            Self::Closed(code) => {
+                metrics.closed(Transport::WebSocket, code.unwrap_or(1005), "client");
+                wire.goodbye(code, "", true).await;
+            }
+            Self::Lost => {
+                metrics.closed(Transport::WebSocket, 1006, "lost");
+                wire.hang_up().await;
+            }
+            Self::Stuck => metrics.closed(Transport::WebSocket, 1006, "write_timeout"),
+            Self::Dead => metrics.closed(Transport::WebSocket, 1006, "dead_peer"),
         }
     }
 }
