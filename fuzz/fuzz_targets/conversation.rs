@@ -122,7 +122,7 @@ impl Client {
                     }
                     _ => false,
                 };
-                let cursor = moment.cursor_string();
+                let cursor = moment.with_cursor(|cursor| String::from_utf8_lossy(cursor).into_owned());
                 let parsed = CursorString::parse(&cursor).expect("a cursor of an edge");
                 let name: ChannelName = channel.parse().expect("a name");
                 let place = parsed.place(&name).expect("a place in each channel");

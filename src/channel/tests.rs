@@ -230,7 +230,7 @@ fn passing_envelopes_are_for_those_who_are_there_and_meant() {
 fn many_appends_are_one_wake() {
     let now = Instant::now();
     let channel = channel(retention(10), now);
-    let wake = Arc::new(Wake::default());
+    let wake = Wake::default();
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let watch = channel.watch(&wake);
     assert!(wake.poll_rung(&mut context).is_pending());

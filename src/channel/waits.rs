@@ -17,6 +17,9 @@ use std::time::Instant;
 use super::Wake;
 
 /// A subscriber, as far as whoever rings for it and the task that it waits in need to know it.
+///
+/// [`Reader::give`] and [`Reader::poll_turn`] are called under its bell's lock: nothing may be left with that bell in
+/// there, nor what was left there be dropped. [`Reader::go_on`] is called outside of it.
 pub trait Reader: Send {
     /// Gives it the news of its channels, at about `now`, as its task would. Must not wait, and is no place for anything
     /// but news: whether its task has to be woken, for that or for what is left.
@@ -82,7 +85,7 @@ impl Waits {
         drop(left);
         // Before it goes on: it may be left there again.
         self.0 = None;
-        Poll::Ready(reader.map(|reader| reader.go_on()))
+        Poll::Ready(reader.map(Reader::go_on))
     }
 }
 
@@ -181,9 +184,9 @@ mod tests {
 
     #[test]
     fn who_is_cancelled_while_it_waits_is_dropped() {
-        let (life, _, went_on) = waiting(false, 0);
+        let (life, wake, went_on) = waiting(false, 0);
         drop(life);
-        assert_eq!(Arc::strong_count(&went_on), 1);
+        assert_eq!((Arc::strong_count(&went_on), wake.holders()), (1, 1));
     }
 
     #[test]

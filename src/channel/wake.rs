@@ -47,6 +47,11 @@ impl Wake {
         }
     }
 
+    /// Whether it rings and nobody has come yet.
+    pub(super) fn is_rung(&self) -> bool {
+        self.0.rung.load(Ordering::Relaxed)
+    }
+
     /// Gives who waits with this bell its news at once, which is at about `now`; wakes its task if there is more to do than
     /// that, or if it does not wait here.
     pub fn serve(&self, now: Instant) {
@@ -81,6 +86,12 @@ impl Wake {
     pub fn leave(self, reader: Box<dyn Reader>) -> Waits {
         *self.reader().lock() = Some(reader);
         Waits::at(self)
+    }
+
+    /// How many clones there are.
+    #[cfg(test)]
+    pub(super) fn holders(&self) -> usize {
+        triomphe::Arc::strong_count(&self.0)
     }
 
     pub(super) fn reader(&self) -> &Mutex<Option<Box<dyn Reader>>> {
@@ -161,6 +172,6 @@ mod tests {
 
     #[test]
     fn a_bell_is_one_line_of_the_cache() {
-        assert!(Wake::BLOCK <= 64, "{}", Wake::BLOCK);
+        const { assert!(Wake::BLOCK <= 64) }
     }
 }

@@ -111,7 +111,7 @@ pub struct Member {
     /// How much of its grace is over already.
     spent_ms: u16,
     /// It is told of who comes and goes.
-    pub watches: bool,
+    pub sees_presence: bool,
 }
 
 impl Member {
@@ -171,7 +171,7 @@ impl Roster {
             user_id,
             lease,
             spent_ms: 0,
-            watches: false,
+            sees_presence: false,
         }
     }
 

@@ -49,6 +49,7 @@ type UserKey = u64;
 
 /// What becomes of a connection that was just accepted.
 #[derive(Debug)]
+#[must_use = "a connection that is not dropped is counted until it is disconnected"]
 pub enum Admission {
     /// Serve it.
     Admitted,
@@ -94,7 +95,7 @@ impl Quotas {
     }
 
     /// Counts a connection that has just begun from there: a socket, or a WebSocket on a stream of one. Unless it is to be
-    /// dropped, [`Quotas::disconnect`] has to be called when it ends.
+    /// dropped, [`Quotas::disconnect`] has to be called when it ends: `server::accept::Place` does, whoever has one.
     pub fn connect(&self, network: Network) -> Admission {
         if let Err(fault) = self.0.floods.check(&network) {
             return Admission::Dropped(fault);

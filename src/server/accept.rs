@@ -25,23 +25,26 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// Bytes that the kernel takes of one connection beyond what is on its way.
 const UNSENT_BYTES: u32 = 128 * 1024;
 
-/// The places that this node has for connections: `listen.max_connections`, and a few to say no in.
+/// The places that this node has for connections: `listen.max_connections`, and a few to say no in. Cheap to clone.
+#[derive(Clone)]
 pub struct Places {
-    /// The node.
-    pub edge: Arc<Edge>,
-    free: Semaphore,
+    served: Arc<Pool>,
+    refused: Arc<Pool>,
     /// Their tasks: the drain waits for them.
     pub tasks: TaskTracker,
 }
 
-/// Room for one connection; given back when it is dropped.
+struct Pool {
+    edge: Arc<Edge>,
+    free: Semaphore,
+}
+
+/// Room for a connection, whoever that will be; given back when it is dropped.
 pub struct Room {
     seat: Seat,
     /// It is beyond what the node may hold: the connection is told so and closed.
     overflow: bool,
 }
-
-struct Seat(Arc<Places>);
 
 /// A connection's place on the node, and among those of its address; given back when it is dropped. Two words, which each
 /// connection keeps.
@@ -50,25 +53,37 @@ pub struct Place {
     network: Network,
 }
 
+/// One of a pool, which it goes back to.
+struct Seat(Arc<Pool>);
+
 impl Places {
     /// As many as that node may have, all of them free.
-    pub fn new(edge: Arc<Edge>, tasks: TaskTracker) -> Arc<Self> {
-        let free = edge.config.listen.max_connections.saturating_add(OVERFLOW).min(Semaphore::MAX_PERMITS);
-        Arc::new(Self { edge, free: Semaphore::new(free), tasks })
+    pub fn new(edge: &Arc<Edge>, tasks: TaskTracker) -> Self {
+        let pool = |size: usize| {
+            let free = Semaphore::new(size.min(Semaphore::MAX_PERMITS));
+            Arc::new(Pool { edge: Arc::clone(edge), free })
+        };
+        Self { served: pool(edge.config.listen.max_connections), refused: pool(OVERFLOW), tasks }
     }
 
     /// Takes one; `None` when there is none left even to say no in.
-    pub fn take(self: &Arc<Self>) -> Option<Room> {
-        self.free.try_acquire().ok()?.forget();
-        let overflow = self.free.available_permits() < OVERFLOW;
-        Some(Room { seat: Seat(Arc::clone(self)), overflow })
+    pub fn take(&self) -> Option<Room> {
+        let served = Seat::of(&self.served).map(|seat| Room { seat, overflow: false });
+        served.or_else(|| Some(Room { seat: Seat::of(&self.refused)?, overflow: true }))
+    }
+}
+
+impl Seat {
+    fn of(pool: &Arc<Pool>) -> Option<Self> {
+        pool.free.try_acquire().ok()?.forget();
+        Some(Self(Arc::clone(pool)))
     }
 }
 
 impl Room {
-    /// The places that it is one of.
-    pub fn places(&self) -> &Arc<Places> {
-        &self.seat.0
+    /// The node.
+    pub fn edge(&self) -> &Arc<Edge> {
+        &self.seat.0.edge
     }
 
     /// Whether somebody of that address is served in it: with the place that it has then, and the refusal to serve instead.
@@ -77,7 +92,7 @@ impl Room {
     /// The address is not even to be answered; with the reason why.
     pub fn admit(self, address: IpAddr) -> Result<(Place, Option<Fault>), Fault> {
         let network = Network::of(address);
-        let refusal = match self.places().edge.quotas.connect(network) {
+        let refusal = match self.edge().quotas.connect(network) {
             Admission::Admitted => None,
             Admission::Refused(fault) => Some(fault),
             Admission::Dropped(fault) => return Err(fault),
@@ -115,7 +130,7 @@ pub fn overloaded() -> Fault {
 
 /// Accepts until the drain begins, a task per connection.
 pub async fn accept_loop(edge: Arc<Edge>, listener: TcpListener, tls: Option<Arc<Tls>>, tasks: TaskTracker) {
-    let places = Places::new(Arc::clone(&edge), tasks);
+    let places = Places::new(&edge, tasks);
     loop {
         let (tcp, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -128,7 +143,8 @@ pub async fn accept_loop(edge: Arc<Edge>, listener: TcpListener, tls: Option<Arc
             () = edge.drain.token().cancelled() => return,
         };
         let Some(room) = places.take() else { continue };
-        places.tasks.spawn(Life::acts(connection::connect(tls.clone(), tcp, peer, room)));
+        let connection = connection::connect(places.clone(), tls.clone(), room, tcp, peer);
+        places.tasks.spawn(Life::acts(connection));
     }
 }
 

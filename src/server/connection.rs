@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::either::Either;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, trace};
 use uuid::Uuid;
 
@@ -78,7 +79,7 @@ pub struct Context {
     /// The last good token.
     pub known: Mutex<Option<Known>>,
     /// Where each WebSocket on a stream takes one of its own: over HTTP/2 only.
-    pub places: Option<Arc<Places>>,
+    pub places: Option<Places>,
 }
 
 impl Context {
@@ -91,14 +92,14 @@ impl Context {
 /// From accept to the first request; over HTTP/2 to the end. Then it lives on as one who asks or waits, in a box of its
 /// own: of an idle connection only that and a task of two words are left.
 pub async fn connect(
+    places: Places,
     tls: Option<Arc<Tls>>,
+    room: Room,
     mut tcp: TcpStream,
     peer: SocketAddr,
-    room: Room,
 ) -> Option<Life> {
     let id = Uuid::new_v4();
-    let places = Arc::clone(room.places());
-    let edge = &places.edge;
+    let edge = &Arc::clone(room.edge());
     let counted = edge.metrics.tcp_opened();
     if let Err(error) = tune(&tcp, edge) {
         debug!(connection = %id, %error, "socket options");
@@ -132,6 +133,7 @@ pub async fn connect(
     debug!(connection = %id, %address, h2, "connected");
     let peer = Peer { id, address, guesses: Arc::default() };
     if h2 {
+        let tasks = places.tasks.clone();
         let context = Context {
             edge: Arc::clone(edge),
             peer,
@@ -143,7 +145,7 @@ pub async fn connect(
             known: Mutex::default(),
             places: Some(places),
         };
-        serve_http2(stream, Arc::new(context)).await;
+        serve_http2(stream, Arc::new(context), tasks).await;
         return None;
     }
     let http = Http1::new(Arc::clone(edge), peer, stream, refusal);
@@ -154,8 +156,7 @@ async fn client_address(edge: &Edge, tcp: &mut TcpStream, peer: SocketAddr) -> i
     if edge.config.listen.proxy_protocol { proxy::read_header(tcp, peer).await } else { Ok(peer.ip()) }
 }
 
-async fn serve_http2(stream: Stream, context: Arc<Context>) {
-    let tasks = context.places.as_ref().map(|places| places.tasks.clone()).unwrap_or_default();
+async fn serve_http2(stream: Stream, context: Arc<Context>, tasks: TaskTracker) {
     let edge = Arc::clone(&context.edge);
     let heartbeat = &edge.config.heartbeat;
     let service = {

@@ -304,14 +304,16 @@ impl Reader for Parked<Rest> {
     }
 
     fn poll_turn(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        match self.line.poll_heard(task, |_| false) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => self.who.poll_over(task),
-        }
+        self.line.next = match self.line.poll_heard(task, |_| false) {
+            Poll::Ready(Heard::Request) => Next::Http,
+            Poll::Ready(Heard::Nothing | Heard::Again) => Next::End,
+            Poll::Pending => ready!(self.who.poll_over(task).map(|()| Next::End)),
+        };
+        Poll::Ready(())
     }
 
     fn go_on(self: Box<Self>) -> Life {
-        if self.line.behind.is_some() {
+        if let Next::Http = self.line.next {
             return self.next();
         }
         Life::acts(async move {

@@ -75,7 +75,7 @@ async fn begin(edge: Arc<Edge>, on_upgrade: OnUpgrade, upgrade: Upgrade, held: H
         }
     };
     edge.metrics.handshake(Stage::WebSocket, true);
-    let stream = Stream::new(TokioIo::new(upgraded), edge.config.limits.write_timeout, held);
+    let stream = Stream::new(TokioIo::new(upgraded), edge.config.limits.write_timeout, Box::new(held));
     if upgrade.echo {
         websocket::echo(&edge, stream, Bytes::new(), upgrade).await;
         return None;
@@ -84,21 +84,21 @@ async fn begin(edge: Arc<Edge>, on_upgrade: OnUpgrade, upgrade: Upgrade, held: H
 }
 
 /// A stream, with the bounds and the clock of a socket.
-struct Stream<S = TokioIo<Upgraded>, H = Held> {
+struct Stream<S = TokioIo<Upgraded>> {
     io: S,
     clock: WriteClock,
     write_timeout: Duration,
     /// As long as the stream is there.
-    _held: H,
+    _held: Box<dyn Send>,
 }
 
-impl<S, H> Stream<S, H> {
-    fn new(io: S, write_timeout: Duration, held: H) -> Self {
+impl<S> Stream<S> {
+    fn new(io: S, write_timeout: Duration, held: Box<dyn Send>) -> Self {
         Self { io, clock: WriteClock::default(), write_timeout, _held: held }
     }
 }
 
-impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for Stream<S, H> {
+impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         task: &mut Task<'_>,
@@ -108,7 +108,7 @@ impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for Stream<S, H> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, H: Unpin> AsyncWrite for Stream<S, H> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(self: Pin<&mut Self>, task: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let piece = &bytes[..bytes.len().min(WRITE_BYTES)];
@@ -140,10 +140,10 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    fn stream(holds: usize) -> (Stream<DuplexStream, DropGuard>, DuplexStream, CancellationToken) {
+    fn stream(holds: usize) -> (Stream<DuplexStream>, DuplexStream, CancellationToken) {
         let let_go = CancellationToken::new();
         let (ours, theirs) = duplex(holds);
-        (Stream::new(ours, TIMEOUT, let_go.clone().drop_guard()), theirs, let_go)
+        (Stream::new(ours, TIMEOUT, Box::new(let_go.clone().drop_guard())), theirs, let_go)
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,20 +62,24 @@ impl CursorString {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The same, shown to `take`, which must ask for no other: it is where each thread has its last one.
+    /// The same, shown to `take`, which must ask for no other: it is where each thread has its last one, which is often the
+    /// next one's as well.
     pub(super) fn with<'a, T>(
         node: Option<u32>,
         places: impl Iterator<Item = (&'a ChannelName, Position, u64)>,
         take: impl FnOnce(&[u8]) -> T,
     ) -> T {
         thread_local! {
-            static LAST: RefCell<[Vec<u8>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+            static LAST: RefCell<[Vec<u8>; 3]> = const { RefCell::new([const { Vec::new() }; 3]) };
         }
-        LAST.with_borrow_mut(|[bytes, text]| {
+        LAST.with_borrow_mut(|[bytes, last, text]| {
             bytes.clear();
             write(bytes, node, places.map(Place::of));
-            text.clear();
-            push_base64url(text, bytes);
+            if bytes != last {
+                text.clear();
+                push_base64url(text, bytes);
+                std::mem::swap(bytes, last);
+            }
             take(text)
         })
     }

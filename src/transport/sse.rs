@@ -35,7 +35,7 @@ pub async fn open(call: &Call) -> Result<Answer, Fault> {
     let joined = caller.join_all(&mut subscriptions, &opening, Lease::Stream).await;
     let cursor = subscriptions.cursor_string(None);
     for joined in joined {
-        push_event(&mut first, 0, Some(&cursor), &joined?);
+        push_event(&mut first, 0, Some(cursor.as_bytes()), &joined?);
     }
     caller.edge.metrics.sent(Transport::Sse, 1 + opening.joins.len() as u64);
     let body = Content::Events(Some(first.into()), Box::new(SseBody::new(caller, subscriptions)));
@@ -193,11 +193,13 @@ impl SseBody {
         let edge = self.door.edge();
         let (mut count, mut oldest) = (0, None);
         self.subscriptions.read(edge, &self.who.user_id, BATCH_BYTES, |event, moment| {
-            let cursor = match event {
-                Event::Passing(_) => None,
-                Event::Message(_) | Event::Gap(_) => Some(moment.cursor_string()),
-            };
-            push_event(&mut chunk, lead, cursor.as_deref(), event.json());
+            let json = event.json();
+            match event {
+                Event::Passing(_) => push_event(&mut chunk, lead, None, json),
+                Event::Message(_) | Event::Gap(_) => {
+                    moment.with_cursor(|cursor| push_event(&mut chunk, lead, Some(cursor), json));
+                }
+            }
             count += 1;
             if let (Event::Message(message), None) = (&event, oldest) {
                 oldest = Some(message.appended);
@@ -246,15 +248,15 @@ impl SseBody {
 }
 
 /// One event (WHATWG HTML §9.2.6), behind `lead` bytes if it is the first. Envelopes are one line, so `data` is one field.
-fn push_event(chunk: &mut Vec<u8>, lead: usize, id: Option<&str>, json: &[u8]) {
+fn push_event(chunk: &mut Vec<u8>, lead: usize, id: Option<&[u8]>, json: &[u8]) {
     if chunk.is_empty() {
         // Mostly it remains the only one: one allocation, the caller's last bytes included.
-        chunk.reserve(lead + id.map_or(0, str::len) + json.len() + 16);
+        chunk.reserve(lead + id.map_or(0, <[u8]>::len) + json.len() + 16);
         chunk.resize(lead, 0);
     }
     if let Some(id) = id {
         chunk.extend_from_slice(b"id: ");
-        chunk.extend_from_slice(id.as_bytes());
+        chunk.extend_from_slice(id);
         chunk.push(b'\n');
     }
     chunk.extend_from_slice(b"data: ");

@@ -73,13 +73,13 @@ pub struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    /// The cursor string after this event.
-    pub fn cursor_string(&self) -> String {
+    /// The cursor string after this event, shown to `take`.
+    pub fn with_cursor<T>(&self, take: impl FnOnce(&[u8]) -> T) -> T {
         let places = self.joined.iter().enumerate().map(|(index, subscription)| {
             let position = if index == self.index { self.position } else { subscription.position() };
             (subscription.channel().name(), position, 0)
         });
-        CursorString::encode(None, places)
+        CursorString::with(None, places, take)
     }
 }
 
@@ -153,7 +153,7 @@ impl Subscriptions {
             None => None,
         };
         if let Some(member) = &mut member {
-            member.watches = presence;
+            member.sees_presence = presence;
         }
         let watch = channel.watch(&self.wake);
         let (cursor, gap) = channel.begin(resume, edge.now());
@@ -193,9 +193,9 @@ impl Subscriptions {
                 return false;
             }
             if let Some(member) = &mut subscription.member {
-                let watches = member.watches;
+                let sees_presence = member.sees_presence;
                 *member = edge.roster.join(&channel, &who.user_id, who.info.as_ref(), lease);
-                member.watches = watches;
+                member.sees_presence = sees_presence;
             }
             true
         };
@@ -328,7 +328,7 @@ impl Subscriptions {
     ) -> Result<bool, Fault> {
         let gap = self.joined[index].gap.take().map(|told| told.0);
         let Subscription { mut cursor, ref member, .. } = self.joined[index];
-        let presence = member.as_ref().is_some_and(|member| member.watches);
+        let presence = member.as_ref().is_some_and(|member| member.sees_presence);
         let joined = &self.joined;
         let channel = joined[index].channel();
         let mut give = |event: Event<'_>, position: Position| {

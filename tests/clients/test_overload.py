@@ -67,6 +67,25 @@ async def test_who_leaves_makes_room(small):
             await asyncio.sleep(0.1)
 
 
+async def test_who_is_refused_and_lingers_takes_nobodys_place(small):
+    async with AsyncExitStack() as stack:
+        [first, *_] = await fill(stack, small)
+        lingering = await stack.enter_async_context(raw_websocket(small, small.token()))
+        assert (await lingering.receive()).payload["code"] == 1013
+        silent = [await asyncio.open_connection("127.0.0.1", small.port) for _ in range(5)]
+        await asyncio.sleep(0.2)
+        await first.connection.close()
+        deadline = time.monotonic() + 3
+        while True:
+            async with raw_websocket(small, small.token()) as socket:
+                if (await socket.receive()).type == "connection_established":
+                    break
+            assert time.monotonic() < deadline, "whoever is refused holds the place of who should be served"
+            await asyncio.sleep(0.05)
+        for _, writer in silent:
+            writer.close()
+
+
 async def until_accepted(request):
     deadline = time.monotonic() + 3
     while (await request()).status_code != 200:

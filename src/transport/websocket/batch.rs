@@ -73,7 +73,8 @@ impl Batch {
         &self.frames
     }
 
-    /// Reads what `subscriptions` have not seen, as much as one write should hold. Whether there is more.
+    /// Reads what `subscriptions` have not seen, as much as one write should hold. Whether there is more. Who reads, is
+    /// asked only if that has to be looked at: it is in no cache.
     ///
     /// # Errors
     /// As [`Subscriptions::read`].
@@ -81,7 +82,7 @@ impl Batch {
         &mut self,
         edge: &Edge,
         subscriptions: &mut Subscriptions,
-        user_id: &str,
+        user_id: &Arc<str>,
         deflate: Option<Deflate>,
     ) -> Result<bool, Fault> {
         let sole = subscriptions.sole_news();
