@@ -4,12 +4,14 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::poll_proceed;
 use tokio::time::Sleep;
 
 use super::accept::Place;
@@ -45,6 +47,11 @@ pub struct WriteClock {
 }
 
 impl WriteClock {
+    /// Whether a write waits.
+    fn runs(&self) -> bool {
+        self.stalled.is_some()
+    }
+
     /// `write`, or the failure that it becomes after waiting for that long.
     pub fn watch<T>(
         &mut self,
@@ -74,6 +81,15 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // Mostly there is room. Whether there is, the runtime keeps anywhere in memory: to try costs less than to ask.
+        if !this.clock.runs() {
+            let budget = ready!(poll_proceed(context));
+            let sent = SockRef::from(&this.tcp).send(bytes);
+            if !sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                budget.made_progress();
+                return Poll::Ready(sent);
+            }
+        }
         let write = Pin::new(&mut this.tcp).poll_write(context, bytes);
         this.clock.watch(context, write, || this.place.edge().config.limits.write_timeout)
     }
