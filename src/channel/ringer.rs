@@ -27,8 +27,8 @@ const GATHERS: usize = 128;
 const SLICE: usize = 128;
 /// After so long everybody else has a turn: with a backlog each is sent many messages.
 const TURN: Duration = Duration::from_millis(1);
-/// How many are served by one look at the clock.
-const BY_ONE_LOOK: usize = 8;
+/// How many are served by one look at the clock, and at what they need.
+pub(super) const BY_ONE_LOOK: usize = 8;
 /// From so many on that are still to be served a second thread helps. Fewer are a matter of milliseconds, in which two
 /// threads would mostly be in each other's way.
 const HELP: usize = 1024;
@@ -116,6 +116,7 @@ async fn serve(slice: &[Wake]) {
             now = Instant::now();
             begun = now;
         }
+        Wake::glance_at(few);
         for wake in few {
             wake.serve(now.into_std());
         }

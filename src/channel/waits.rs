@@ -25,6 +25,10 @@ pub trait Reader: Send {
     /// but news: whether its task has to be woken, for that or for what is left.
     fn give(&mut self, now: Instant) -> bool;
 
+    /// Looks at what [`Reader::give`] will look at, and does nothing: it is anywhere in memory and in no cache, and who is
+    /// about to serve many waits for it but once if all are looked at before. Must not panic; what it returns means nothing.
+    fn glance(&self) -> usize;
+
     /// A turn of its task, with the news and all else that it waits for: ready when there is something to do that its
     /// place here is too small for.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()>;
@@ -121,6 +125,10 @@ mod tests {
             self.given += 1;
             assert!(self.given < 3, "a fault of its own");
             self.wants_task
+        }
+
+        fn glance(&self) -> usize {
+            self.given
         }
 
         fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {

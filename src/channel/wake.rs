@@ -11,6 +11,7 @@ use std::time::Instant;
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 
+use super::ringer::BY_ONE_LOOK;
 use super::{Channel, Reader, Waits};
 
 /// The bell of one connection; whoever has a clone may ring. Without a count of weak references, which nobody has, it is
@@ -50,6 +51,14 @@ impl Wake {
     /// Whether it rings and nobody has come yet.
     pub(super) fn is_rung(&self) -> bool {
         self.0.rung.load(Ordering::Relaxed)
+    }
+
+    /// Has all that serving a few will look at come from memory together.
+    pub(super) fn glance_at(few: &[Self]) {
+        // Each lock waits for the memory that was asked for before it, so first all are taken, then all are looked at.
+        let left: [_; BY_ONE_LOOK] = std::array::from_fn(|index| few.get(index)?.0.reader.try_lock());
+        let readers = left.iter().flatten().filter_map(|left| left.as_ref());
+        std::hint::black_box(readers.fold(0, |seen: usize, reader| seen.wrapping_add(reader.glance())));
     }
 
     /// Gives who waits with this bell its news at once, which is at about `now`; wakes its task if there is more to do than

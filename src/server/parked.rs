@@ -167,6 +167,12 @@ impl Reader for Parked<Events> {
         true
     }
 
+    fn glance(&self) -> usize {
+        usize::from(self.who.unsent.is_some())
+            + usize::from(self.line.behind.is_some())
+            + self.who.body.glance()
+    }
+
     fn poll_turn(&mut self, task: &mut Context<'_>) -> Poll<()> {
         self.line.next = if ready!(self.poll_end(task)) { Next::Http } else { Next::End };
         Poll::Ready(())
@@ -303,6 +309,10 @@ impl Reader for Parked<Rest> {
         true
     }
 
+    fn glance(&self) -> usize {
+        0
+    }
+
     fn poll_turn(&mut self, task: &mut Context<'_>) -> Poll<()> {
         self.line.next = match self.line.poll_heard(task, |_| false) {
             Poll::Ready(Heard::Request) => Next::Http,
@@ -346,6 +356,12 @@ impl Reader for Parked<Polling> {
         }
         self.who.unsent = Some(Box::new(answer));
         true
+    }
+
+    fn glance(&self) -> usize {
+        usize::from(self.who.unsent.is_some())
+            + usize::from(self.line.behind.is_some())
+            + self.who.poller.glance()
     }
 
     fn poll_turn(&mut self, task: &mut Context<'_>) -> Poll<()> {

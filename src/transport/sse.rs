@@ -131,6 +131,11 @@ impl SseBody {
         self.subscriptions.wake()
     }
 
+    /// As [`Reader::glance`](crate::channel::Reader::glance).
+    pub fn glance(&self) -> usize {
+        usize::from(self.ended) + usize::from(self.parting.is_some()) + self.subscriptions.glance()
+    }
+
     /// Whether all of it was given.
     pub fn has_ended(&self) -> bool {
         self.ended

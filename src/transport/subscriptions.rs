@@ -264,6 +264,12 @@ impl Subscriptions {
         self.read_one(edge, user_id, index, budget, &mut 0, &mut take)
     }
 
+    /// As [`Reader::glance`](crate::channel::Reader::glance).
+    pub fn glance(&self) -> usize {
+        let read = |first: &Subscription| usize::from(first.has_news()) + usize::from(first.member.is_some());
+        self.joined.first().map_or(0, read)
+    }
+
     /// Where the cursor stands in that channel, of those that are joined.
     pub fn cursor(&self, index: usize) -> Cursor {
         self.joined[index].cursor

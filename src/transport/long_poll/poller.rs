@@ -88,6 +88,11 @@ impl Poller {
         self.subscriptions.wake()
     }
 
+    /// As [`Reader::glance`](crate::channel::Reader::glance).
+    pub fn glance(&self) -> usize {
+        usize::from(self.rests()) + usize::from(self.cors.is_some()) + self.subscriptions.glance()
+    }
+
     /// Ready when there is something to say, the time is up or the node goes away. Until then nothing is `said`.
     pub fn poll_over(&mut self, context: &mut Context<'_>, said: &mut Said) -> Poll<Result<(), Fault>> {
         while said.is_empty() {

@@ -421,6 +421,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Reader for Session<S> {
         !goes_on || self.news || self.wire.is_busy()
     }
 
+    fn glance(&self) -> usize {
+        let words =
+            [self.ends.is_some(), self.wire.is_busy(), self.wire.listens(), self.who.is_some(), self.news];
+        words.map(usize::from).iter().sum::<usize>() + self.subscriptions.glance()
+    }
+
     /// Gives the client the news of its channels, until something else comes: the socket, a drain or a revocation, the
     /// clock. A delivery begins and ends here, or in [`Reader::give`].
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
