@@ -22,7 +22,8 @@ use tokio_util::either::Either;
 use tracing::debug;
 
 use super::connection::{Context, HEAD_BYTES, Peer, Stream, finish};
-use super::parked::{Line, Parked};
+use super::line::Line;
+use super::parked::Parked;
 use super::router;
 use crate::auth::Known;
 use crate::channel::Life;

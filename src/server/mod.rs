@@ -3,6 +3,7 @@
 mod accept;
 mod connection;
 mod http1;
+mod line;
 mod parked;
 pub mod dev_cert;
 #[doc(hidden)] // public for its fuzz target

@@ -1,36 +1,24 @@
 //! A connection of HTTP/1 on which somebody waits: an event stream's subscriber, or a poll without an answer yet, or
 //! between a poll's answer and the next request nobody. It is all there is of the connection then, beside its socket: no
 //! request, no hyper, and no buffer until there is something to write. Begun and followed by `server/http1.rs`, which has
-//! hyper read what comes; knows chunks and how a late answer is written, but no events.
+//! hyper read what comes; knows chunks and how a late answer is written, but no events. What is under it is a [`Line`].
 
 use std::io::{self, Write as _};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
-use tokio_util::either::Either;
+use tokio::io::AsyncWrite;
 use tracing::debug;
 
-use super::connection::{Peer, Stream, finish};
-use super::http1::Http1;
-use crate::auth::Known;
+use super::connection::finish;
+use super::line::{Heard, Line, Next};
 use crate::channel::{Life, Reader, Waits};
 use crate::close::Fault;
-use crate::transport::Edge;
-use crate::transport::http::{HEAD_BYTES_MAX, Manner};
 use crate::transport::long_poll::{Poller, Rest, Said};
 use crate::transport::sse::SseBody;
 
-/// What a client may send behind a request that waits before it is read no further (RFC 9112 §9.3.2: it may pipeline).
-const UNREAD_BYTES: usize = 8 * 1024;
-/// How much one read takes at most: on the stack, so that an idle connection holds nothing.
-const READ_BYTES: usize = HEAD_BYTES_MAX;
-/// Between looks after a client that is read no further.
-const LOOK: Duration = Duration::from_secs(2);
 /// Chunks of news that are written for a stream before its task is woken for the rest.
 const GIVEN_AT_ONCE: usize = 4;
 /// Room for a chunk's size (RFC 9112 §7.1): 8 digits are 4 GB.
@@ -49,27 +37,6 @@ pub struct Polling {
     unsent: Option<Box<Unsent>>,
 }
 
-/// What a connection goes on as.
-#[derive(Clone, Copy)]
-enum Next {
-    /// With a request for hyper.
-    Http,
-    /// With nobody on it.
-    Rest,
-    /// Not at all.
-    End,
-}
-
-/// What came of listening for a request.
-enum Heard {
-    /// The client is gone.
-    Nothing,
-    /// The one before, again.
-    Again,
-    /// Another one, or a part of it.
-    Request,
-}
-
 /// A stream of events on its way out.
 pub struct Events {
     body: SseBody,
@@ -81,25 +48,6 @@ pub struct Events {
 struct Unsent {
     chunk: Vec<u8>,
     written: usize,
-}
-
-/// The connection under it.
-pub struct Line {
-    peer: Peer,
-    stream: Stream,
-    manner: Manner,
-    /// Said by the last turn of who waits on it.
-    next: Next,
-    /// What stands behind the request that waits: mostly nothing.
-    behind: Option<Box<Behind>>,
-}
-
-/// What a client has sent behind a request that waits.
-#[derive(Default)]
-struct Behind {
-    unread: Vec<u8>,
-    /// When to look after the client, if it is read no further.
-    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Parked<Events> {
@@ -168,9 +116,7 @@ impl Reader for Parked<Events> {
     }
 
     fn glance(&self) -> usize {
-        usize::from(self.who.unsent.is_some())
-            + usize::from(self.line.behind.is_some())
-            + self.who.body.glance()
+        usize::from(self.who.unsent.is_some()) + usize::from(self.line.has_more()) + self.who.body.glance()
     }
 
     fn poll_turn(&mut self, task: &mut Context<'_>) -> Poll<()> {
@@ -267,7 +213,7 @@ impl Parked<Polling> {
         if written.is_err() || !self.line.manner.persists {
             return Some(Next::End);
         }
-        if self.line.behind.is_some() {
+        if self.line.has_more() {
             return Some(Next::Http);
         }
         (!self.who.poller.is_known()).then_some(Next::Rest)
@@ -340,7 +286,7 @@ impl Reader for Parked<Polling> {
             // What comes is looked for with the next request.
             return false;
         }
-        let goes_on = self.line.manner.persists && self.line.behind.is_none() && poller.is_known();
+        let goes_on = self.line.manner.persists && !self.line.has_more() && poller.is_known();
         if !goes_on || unsent.is_some() {
             return true;
         }
@@ -359,9 +305,7 @@ impl Reader for Parked<Polling> {
     }
 
     fn glance(&self) -> usize {
-        usize::from(self.who.unsent.is_some())
-            + usize::from(self.line.behind.is_some())
-            + self.who.poller.glance()
+        usize::from(self.who.unsent.is_some()) + usize::from(self.line.has_more()) + self.who.poller.glance()
     }
 
     fn poll_turn(&mut self, task: &mut Context<'_>) -> Poll<()> {
@@ -390,71 +334,6 @@ impl Unsent {
         }
         // Over TLS the records of the last write may still wait for the socket.
         stream.poll_flush(task)
-    }
-}
-
-impl Line {
-    /// A connection that was taken off hyper with `unread` bytes behind the request of that manner.
-    pub fn new(peer: Peer, stream: Stream, unread: &[u8], manner: Manner) -> Self {
-        let behind = (!unread.is_empty()).then(|| Behind { unread: unread.to_vec(), look: None });
-        Self { peer, stream, manner, next: Next::End, behind: behind.map(Box::new) }
-    }
-
-    /// Gives it back. What stands behind the last request is no request.
-    fn into_http(self, edge: Arc<Edge>, known: Option<Known>) -> Http1 {
-        let behind = self.behind.filter(|_| self.manner.persists);
-        let unread = behind.map(|behind| behind.unread).unwrap_or_default();
-        Http1::again(edge, self.peer, self.stream, unread, known)
-    }
-
-    /// Ready when the client has sent something, or is gone. Kept is what `takes` does not take.
-    fn poll_heard(&mut self, task: &mut Context<'_>, takes: impl FnOnce(&[u8]) -> bool) -> Poll<Heard> {
-        let mut buffer = [const { MaybeUninit::uninit() }; READ_BYTES];
-        let mut buffer = ReadBuf::uninit(&mut buffer);
-        let read = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
-        Poll::Ready(if read.is_err() || buffer.filled().is_empty() {
-            Heard::Nothing
-        } else if takes(buffer.filled()) {
-            Heard::Again
-        } else {
-            self.behind.get_or_insert_default().unread.extend_from_slice(buffer.filled());
-            Heard::Request
-        })
-    }
-
-    /// Ready when the client is gone. Until then keeps what it sends, for later.
-    fn poll_gone(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let room =
-                UNREAD_BYTES.saturating_sub(self.behind.as_ref().map_or(0, |behind| behind.unread.len()));
-            if room == 0 {
-                return self.poll_closed(task);
-            }
-            let mut buffer = [const { MaybeUninit::uninit() }; READ_BYTES];
-            let mut buffer = ReadBuf::uninit(&mut buffer[..room.min(READ_BYTES)]);
-            let read = ready!(Pin::new(&mut self.stream).poll_read(task, &mut buffer));
-            if read.is_err() || buffer.filled().is_empty() {
-                return Poll::Ready(());
-            }
-            self.behind.get_or_insert_default().unread.extend_from_slice(buffer.filled());
-        }
-    }
-
-    /// The same for a client that is read no further: its end stands behind what is not read.
-    fn poll_closed(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        let socket = match &self.stream {
-            Either::Left(socket) => socket,
-            Either::Right(tls) => tls.socket(),
-        };
-        let look = &mut self.behind.get_or_insert_default().look;
-        let look = look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
-        loop {
-            ready!(look.as_mut().poll(task));
-            if socket.is_closed_by_client() {
-                return Poll::Ready(());
-            }
-            look.as_mut().reset(tokio::time::Instant::now() + LOOK);
-        }
     }
 }
 
