@@ -120,7 +120,7 @@ impl Growth {
             (Self::Gathering, false) => &[0, 250, 1000, 2000, 4000, 8000, 16_000],
             (Self::Gathering, true) => &[0, 1000, 4000],
         };
-        let room = open_files.saturating_sub(300);
+        let room = super::room(open_files);
         let connections = matches!(self, Self::Connections | Self::Members);
         let mut points: Vec<u64> =
             all.iter().map(|point| if connections { (*point).min(room) } else { *point }).collect();
@@ -299,15 +299,15 @@ mod tests {
     fn points_keep_to_the_open_files() {
         for growth in Growth::ALL {
             for quick in [true, false] {
-                let points = growth.points(quick, 6300);
+                let points = growth.points(quick, 7000);
                 assert!(
                     points.is_sorted_by(|one, next| one < next) && points.len() > 1,
                     "{growth:?} {points:?}"
                 );
             }
         }
-        assert_eq!(Growth::Connections.points(false, 6300), [1000, 2000, 5000, 6000]);
-        assert_eq!(Growth::Channels.points(false, 6300).last(), Some(&100_000));
+        assert_eq!(Growth::Connections.points(false, 7000), [1000, 2000, 5000, 6000]);
+        assert_eq!(Growth::Channels.points(false, 7000).last(), Some(&100_000));
     }
 
     #[test]

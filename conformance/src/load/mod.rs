@@ -60,6 +60,12 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
+/// How many connections may be measured by who may have that many files open, and a server that may have as many: up to
+/// 500 stand before the measured ones, and both need some for themselves.
+fn room(open_files: u64) -> u64 {
+    open_files.saturating_sub(1000)
+}
+
 /// Runs a measurement, which keeps its thread busy, beside a runtime's tasks.
 ///
 /// # Errors

@@ -109,7 +109,7 @@ impl Scale {
 impl Plan {
     fn of(scale: &Scale) -> Self {
         let seconds = Duration::from_secs;
-        let room = usize::try_from(scale.open_files).unwrap_or(usize::MAX).saturating_sub(300);
+        let room = usize::try_from(crate::load::room(scale.open_files)).unwrap_or(usize::MAX);
         let full = Self {
             subscribers: 1000,
             rate: 20.0,
