@@ -57,14 +57,7 @@ async def test_who_leaves_makes_room(small):
     async with AsyncExitStack() as stack:
         [first, *_] = await fill(stack, small)
         await first.connection.close()
-
-        deadline = time.monotonic() + 3
-        while True:
-            async with raw_websocket(small, small.token()) as socket:
-                if (await socket.receive()).type == "connection_established":
-                    return
-            assert time.monotonic() < deadline, "no room 3 s after a connection was closed"
-            await asyncio.sleep(0.1)
+        await until_served(small)
 
 
 async def test_who_is_refused_and_lingers_takes_nobodys_place(small):
@@ -75,15 +68,19 @@ async def test_who_is_refused_and_lingers_takes_nobodys_place(small):
         silent = [await asyncio.open_connection("127.0.0.1", small.port) for _ in range(5)]
         await asyncio.sleep(0.2)
         await first.connection.close()
-        deadline = time.monotonic() + 3
-        while True:
-            async with raw_websocket(small, small.token()) as socket:
-                if (await socket.receive()).type == "connection_established":
-                    break
-            assert time.monotonic() < deadline, "whoever is refused holds the place of who should be served"
-            await asyncio.sleep(0.05)
+        await until_served(small)
         for _, writer in silent:
             writer.close()
+
+
+async def until_served(edge):
+    deadline = time.monotonic() + 3
+    while True:
+        async with raw_websocket(edge, edge.token()) as socket:
+            if (await socket.receive()).type == "connection_established":
+                return
+        assert time.monotonic() < deadline, "no room 3 s after a connection was closed"
+        await asyncio.sleep(0.1)
 
 
 async def until_accepted(request):
