@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from refusals import DOORS, refusal
-from transports import bearer, event_stream, raw_websocket, websocket
+from transports import bearer, event_stream, raw_websocket, until_served, websocket
 
 ROOM_FOR = 3
 
@@ -71,16 +71,6 @@ async def test_who_is_refused_and_lingers_takes_nobodys_place(small):
         await until_served(small)
         for _, writer in silent:
             writer.close()
-
-
-async def until_served(edge):
-    deadline = time.monotonic() + 3
-    while True:
-        async with raw_websocket(edge, edge.token()) as socket:
-            if (await socket.receive()).type == "connection_established":
-                return
-        assert time.monotonic() < deadline, "no room 3 s after a connection was closed"
-        await asyncio.sleep(0.1)
 
 
 async def until_accepted(request):

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from refusals import DOORS, problem, refusal, request_of
-from transports import bearer, event_stream, messages_of, publish, raw_websocket, websocket
+from transports import bearer, event_stream, messages_of, publish, until_served, websocket
 
 PER_MINUTE = 60  # so that one comes back each second
 
@@ -160,13 +160,7 @@ async def test_a_connection_that_ends_makes_room(three):
         [first, *_] = await hold(stack, three, 3)
         await refusal(three, "ws", three.token())
         await first.connection.close()
-        deadline = time.monotonic() + 3
-        while True:
-            async with raw_websocket(three, three.token()) as socket:
-                if (await socket.receive()).type == "connection_established":
-                    return
-            assert time.monotonic() < deadline, "no room 3 s after a connection was closed"
-            await asyncio.sleep(0.1)
+        await until_served(three)
 
 
 async def test_a_refused_http2_connection_can_have_better_luck_later(three, room):

@@ -393,3 +393,14 @@ def presence_of(channel: str) -> str:
 
 def encoded(channel: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", lambda match: f"%{ord(match[0]):02X}", channel)
+
+
+async def until_served(edge):
+    """Until there is room for one more, which has come and gone then."""
+    deadline = time.monotonic() + 3
+    while True:
+        async with raw_websocket(edge, edge.token()) as socket:
+            if (await socket.receive()).type == "connection_established":
+                return
+        assert time.monotonic() < deadline, "no room 3 s after a connection was closed"
+        await asyncio.sleep(0.1)
