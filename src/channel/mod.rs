@@ -36,7 +36,7 @@ pub use waits::{Life, Reader, Waits};
 pub use wake::{Rung, Wake, Watch};
 
 use log::Log;
-use ringer::{AT_ONCE, Slice, Watchers};
+use ringer::{Slice, Watchers};
 
 /// How long a channel without history outlives its last subscriber: polls come and go.
 const LINGER: Duration = Duration::from_mins(1);
@@ -56,8 +56,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// An empty channel whose log begins after `floor`: nothing at or below that position is held. While it has many
-    /// watchers, `ringer` wakes them.
+    /// An empty channel whose log begins after `floor`: nothing at or below that position is held. `ringer`
+    /// brings the news to its watchers.
     pub fn new(
         name: ChannelName,
         retention: Retention,
@@ -196,15 +196,11 @@ impl Channel {
         self.touched.store(now.saturating_duration_since(self.created).as_secs(), Ordering::Relaxed);
     }
 
-    /// Wakes every watcher: at once, or soon where there are many.
+    /// Has the ringer bring every watcher the news.
     pub fn ring(self: &Arc<Self>) {
         let mut watchers = self.watchers.lock();
-        if watchers.wakes.len() <= AT_ONCE {
-            for (_, wake) in &watchers.wakes {
-                wake.wake();
-            }
-        } else if watchers.tell_all() {
-            self.ringer.add(Arc::clone(self));
+        if watchers.tell_all() {
+            self.ringer.add(Arc::clone(self), watchers.wakes.len());
         }
     }
 

@@ -1,4 +1,4 @@
-//! Who brings news to the subscribers of large channels: slice by slice, each channel in its turn, and between two slices
+//! Who brings news to the subscribers: slice by slice, each channel in its turn, small ones first, and between two slices
 //! everybody else has theirs. So a channel with 100,000 members does not hold up one with two, and whoever is served is
 //! given all that was appended meanwhile. Who waits is given it without its task being woken; others are woken.
 //!
@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{Channel, Wake};
 use slab::Slab;
 
-/// Channels with more watchers are rung by the ringer, others by whoever appends.
-pub(super) const AT_ONCE: usize = 8;
+/// Channels with up to so many watchers come before those with more.
+const FEW: usize = 8;
 /// Channels with more watchers gather what is appended for up to the gathering's time.
 const GATHERS: usize = 128;
 /// How many are taken at once: about a millisecond, if each is sent a message.
@@ -29,18 +30,27 @@ const SLICE: usize = 128;
 const TURN: Duration = Duration::from_millis(1);
 /// How many are served by one look at the clock, and at what they need.
 pub(super) const BY_ONE_LOOK: usize = 8;
-/// From so many on that are still to be served a second thread helps. Fewer are a matter of milliseconds, in which two
-/// threads would mostly be in each other's way.
-const HELP: usize = 1024;
+/// While more are still to be served another thread helps. Fewer are a matter of a few milliseconds, in which two threads
+/// would mostly be in each other's way.
+const HELP: usize = 512;
 
-/// Rings channels that have too many watchers to be rung on the way. [`Ringer::run`] has to run, once or more often.
+/// Rings channels. [`Ringer::run`] has to run, once or more often.
 #[derive(Debug, Default)]
 pub struct Ringer {
     /// Rounds of one channel begin at least so far apart: what is appended in between is written at once, and a channel
     /// that is quieter than that is never held back.
     gathering: Duration,
-    waiting: Mutex<VecDeque<Arc<Channel>>>,
+    waiting: Mutex<Waiting>,
     added: Notify,
+}
+
+/// Channels that are to be rung, each in the order of their news.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// With few watchers.
+    few: VecDeque<Arc<Channel>>,
+    /// With many.
+    many: VecDeque<Arc<Channel>>,
 }
 
 /// The watchers of a channel, and how far the round has come that wakes them.
@@ -63,9 +73,21 @@ impl Ringer {
         Self { gathering, ..Self::default() }
     }
 
-    pub(super) fn add(&self, channel: Arc<Channel>) {
-        self.waiting.lock().push_back(channel);
-        self.added.notify_one();
+    /// There is news for the watchers of that channel.
+    pub(super) fn add(&self, channel: Arc<Channel>, watchers: usize) {
+        let mut waiting = self.waiting.lock();
+        let is_looked_after = if watchers > FEW {
+            waiting.many.push_back(channel);
+            false
+        } else {
+            waiting.few.push_back(channel);
+            // Who was told of the first one comes for all; of a crowd a second one takes its part.
+            (2..=HELP / FEW).contains(&waiting.few.len())
+        };
+        drop(waiting);
+        if !is_looked_after {
+            self.added.notify_one();
+        }
     }
 
     /// Rings what is to be rung, for as long as the node lives.
@@ -73,37 +95,68 @@ impl Ringer {
     /// # Cancel safety
     /// Whoever has not been woken when it is cancelled is not.
     pub async fn run(&self) {
-        let mut slice = Vec::with_capacity(SLICE);
+        let mut slice = Vec::with_capacity(2 * SLICE);
         // Channels whose next round is not due yet, in the order of their news: none waits longer than the gathering for
         // one before it.
-        let mut later: VecDeque<(Instant, Arc<Channel>)> = VecDeque::new();
+        let mut later = VecDeque::new();
         loop {
-            let now = Instant::now();
-            while later.front().is_some_and(|(due, _)| *due <= now) {
-                self.waiting.lock().extend(later.pop_front().map(|(_, channel)| channel));
-            }
-            let Some(channel) = self.waiting.lock().pop_front() else {
-                let due = later.front().map(|(due, _)| *due);
-                tokio::select! {
-                    () = self.added.notified() => {}
-                    () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+            if self.fill(&mut slice, &mut later) {
+                serve(&slice).await;
+                slice.clear();
+                if self.waiting.lock().is_empty() {
+                    continue;
                 }
-                continue;
+            } else {
+                let mut added = pin!(self.added.notified());
+                if !added.as_mut().enable() {
+                    let due = later.front().map(|(due, _)| *due);
+                    tokio::select! {
+                        () = added => {}
+                        () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                    }
+                    continue;
+                }
+            }
+            // There is more, or there may be.
+            yield_now().await;
+        }
+    }
+
+    /// Puts into `slice` who is next: of small channels, then of one large one. False if no channel waits.
+    fn fill(&self, slice: &mut Vec<Wake>, later: &mut VecDeque<(Instant, Arc<Channel>)>) -> bool {
+        let now = Instant::now();
+        while later.front().is_some_and(|(due, _)| *due <= now) {
+            self.waiting.lock().many.extend(later.pop_front().map(|(_, channel)| channel));
+        }
+        let mut has_found = false;
+        loop {
+            let next = {
+                let mut waiting = self.waiting.lock();
+                let few = if slice.len() < SLICE { waiting.few.pop_front() } else { None };
+                few.map(|channel| (channel, false)).or_else(|| Some((waiting.many.pop_front()?, true)))
             };
-            match channel.next_slice(now, self.gathering, &mut slice) {
+            let Some((channel, is_large)) = next else { return has_found };
+            has_found = true;
+            match channel.next_slice(now, self.gathering, slice) {
                 Slice::Last => {}
                 Slice::Before(left) => {
-                    self.waiting.lock().push_back(channel);
+                    self.waiting.lock().many.push_back(channel);
                     if left > HELP {
                         self.added.notify_one();
                     }
                 }
                 Slice::NotBefore(due) => later.push_back((due, channel)),
             }
-            serve(&slice).await;
-            slice.clear();
-            yield_now().await;
+            if is_large {
+                return true;
+            }
         }
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_empty()
     }
 }
 
@@ -137,6 +190,9 @@ pub(super) enum Slice {
 impl Watchers {
     /// There is news for all of them. Whether the ringer has to be told.
     pub(super) fn tell_all(&mut self) -> bool {
+        if self.wakes.is_empty() {
+            return false;
+        }
         let begins = self.left == 0;
         self.left = self.wakes.capacity();
         begins
@@ -152,7 +208,7 @@ impl Watchers {
         key
     }
 
-    /// Puts those into `slice` who are next.
+    /// Adds those to `slice` who are next.
     pub(super) fn next_slice(&mut self, now: Instant, gathering: Duration, slice: &mut Vec<Wake>) -> Slice {
         let round = self.wakes.capacity();
         // The table may have shrunk since.
@@ -172,7 +228,8 @@ impl Watchers {
         std::hint::black_box(
             ahead.filter_map(|key| self.wakes.get(key)).filter(|wake| wake.is_rung()).count(),
         );
-        while self.left > 0 && self.rung < round && slice.len() < SLICE {
+        let end = slice.len() + SLICE;
+        while self.left > 0 && self.rung < round && slice.len() < end {
             if self.next >= round {
                 self.next = 0;
             }
@@ -192,6 +249,7 @@ impl Watchers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::{Epoch, Position, Retention, Watch};
 
     const GATHERING: Duration = Duration::from_millis(4);
 
@@ -228,6 +286,49 @@ mod tests {
     fn has_been_rung(wake: &Wake) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         wake.poll_rung(&mut context).is_ready()
+    }
+
+    /// A channel of that ringer, and as many bells as watch it.
+    fn channel(ringer: &Arc<Ringer>, watchers: usize) -> (Arc<Channel>, Vec<Watch>) {
+        let retention = Retention {
+            history_size: 1,
+            history_bytes: 1,
+            history_ttl: Duration::ZERO,
+            lag_bytes: 0,
+            lag: Duration::ZERO,
+        };
+        let floor = Position { epoch: Epoch::new(1), seq: 0 };
+        let now = std::time::Instant::now();
+        let channel = Arc::new(Channel::new("a".parse().unwrap(), retention, ringer, floor, now));
+        let watches = (0..watchers).map(|_| channel.watch(&Wake::default())).collect();
+        (channel, watches)
+    }
+
+    #[test]
+    fn small_channels_come_first_and_hold_nobody_up() {
+        let (ringer, mut later) = (Arc::new(Ringer::new(GATHERING)), VecDeque::new());
+        let large = channel(&ringer, 300);
+        let small: Vec<_> = (0..100).map(|_| channel(&ringer, 2)).collect();
+        let empty = channel(&ringer, 0);
+        for (channel, _) in [&large, &empty].into_iter().chain(&small) {
+            channel.ring();
+            channel.ring();
+        }
+        let mut take = || {
+            let mut slice = Vec::new();
+            ringer.fill(&mut slice, &mut later).then_some(slice.len())
+        };
+        assert_eq!(take(), Some(SLICE + SLICE), "64 of the small ones, and of the large one its slice");
+        small[0].0.ring();
+        assert_eq!(take(), Some(36 * 2 + 2 + SLICE));
+        assert_eq!(take(), Some(300 - 2 * SLICE));
+        assert_eq!(take(), None);
+        // The next round of the large one is not due yet; that of a small one is.
+        large.0.ring();
+        small[0].0.ring();
+        assert_eq!([take(), take(), take()], [Some(2), None, None]);
+        std::thread::sleep(GATHERING);
+        assert_eq!([take(), take()], [Some(SLICE), Some(SLICE)]);
     }
 
     #[test]

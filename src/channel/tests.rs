@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -226,8 +227,8 @@ fn passing_envelopes_are_for_those_who_are_there_and_meant() {
     assert!(!seen(cursor, Viewer { user_id: "bob", presence: false }).1.missed_passing);
 }
 
-#[test]
-fn many_appends_are_one_wake() {
+#[tokio::test]
+async fn many_appends_are_one_wake() {
     let now = Instant::now();
     let channel = channel(retention(10), now);
     let wake = Wake::default();
@@ -236,10 +237,12 @@ fn many_appends_are_one_wake() {
     assert!(wake.poll_rung(&mut context).is_pending());
     append(&channel, 1, now);
     append(&channel, 2, now);
+    assert!(channel.ringer.run().now_or_never().is_none());
     assert!(wake.poll_rung(&mut context).is_ready());
     assert!(wake.poll_rung(&mut context).is_pending());
     drop(watch);
     append(&channel, 3, now);
+    assert!(channel.ringer.run().now_or_never().is_none());
     assert!(wake.poll_rung(&mut context).is_pending());
     assert_eq!(channel.watchers(), 0);
 }
