@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::{CipherSuite, ClientConfig, RootCertStore};
 
 use super::EdgeError;
 
@@ -26,7 +27,25 @@ pub(super) fn trusting(mut pem: &[u8]) -> Result<TlsConnector, EdgeError> {
     for certificate in rustls_pemfile::certs(&mut pem) {
         roots.add(certificate?).map_err(|error| std::io::Error::other(error.to_string()))?;
     }
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut provider = aws_lc_rs::default_provider();
+    // As browsers offer them, AES with 128 bits first; which one it is, is up to the client with most servers.
+    provider.cipher_suites.sort_by_key(|suite| {
+        use CipherSuite::{
+            TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            TLS13_AES_256_GCM_SHA384,
+        };
+        matches!(
+            suite.suite(),
+            TLS13_AES_256_GCM_SHA384
+                | TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                | TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+        )
+    });
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(std::io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
