@@ -1,6 +1,6 @@
 //! The pieces that every message or connection passes through, each alone: a publication read, encoded and appended; a
-//! cursor that reads a batch; a bell that rings for some hundred connections; frames read, with compression and without; a
-//! cursor string. CPU only, no sockets: what a whole server costs is measured by `./test bench`.
+//! cursor that reads a batch; frames read, with compression and without; a cursor string. CPU only, no sockets: what a
+//! whole server costs is measured by `./test bench`.
 //! `cargo bench --bench hot_pieces [-- PART_OF_A_NAME]`.
 
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::value::RawValue;
 use tidegate::channel::{
-    Channel, ChannelName, Epoch, Item, MessageId, Position, Publication, Resume, Retention, Viewer, Wake,
+    Channel, ChannelName, Epoch, Item, MessageId, Position, Publication, Resume, Retention, Viewer,
 };
 use tidegate::deflate::{deflate, inflate};
 use tidegate::envelope;
@@ -77,12 +77,6 @@ fn cursors(criterion: &mut Criterion) {
     group.bench_function("nothing new", |bencher| {
         bencher.iter(|| channel.has_news(black_box(&cursor)));
     });
-    // As many as are rung on the way; a larger channel is rung slice by slice, elsewhere.
-    let wakes: Vec<Wake> = (0..128).map(|_| Wake::default()).collect();
-    let watches: Vec<_> = wakes.iter().map(|wake| channel.watch(wake)).collect();
-    group.throughput(Throughput::Elements(wakes.len() as u64));
-    group.bench_function("ring for 128 that are ringing", |bencher| bencher.iter(|| channel.ring()));
-    drop(watches);
     group.finish();
 }
 

@@ -104,7 +104,7 @@ impl Hub {
         self.wait(&name, self.bus.publish(self, publication)).await
     }
 
-    /// Wakes the watchers of its large channels: has to run for as long as the node does.
+    /// Brings the watchers of its channels the news: has to run for as long as the node does.
     pub fn ringer(&self) -> &Arc<Ringer> {
         &self.ringer
     }

@@ -54,6 +54,8 @@ fuzz_target!(|input: &[u8]| {
         for client in &mut clients {
             client.reads(&mut told);
         }
+        // Who has been told of a channel holds it.
+        assert!(edge.hub.ringer().run().now_or_never().is_none());
     }
 });
 

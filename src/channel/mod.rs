@@ -177,7 +177,7 @@ impl Channel {
         self.watchers.lock().wakes.len()
     }
 
-    /// From now on `wake` is woken by every append, until the guard is dropped.
+    /// From now on `wake` is served or woken after every append, until the guard is dropped.
     pub fn watch(self: &Arc<Self>, wake: &Wake) -> Watch {
         let key = self.watchers.lock().add(wake.clone());
         Watch::new(Arc::clone(self), key)
@@ -198,9 +198,12 @@ impl Channel {
 
     /// Has the ringer bring every watcher the news.
     pub fn ring(self: &Arc<Self>) {
-        let mut watchers = self.watchers.lock();
-        if watchers.tell_all() {
-            self.ringer.add(Arc::clone(self), watchers.wakes.len());
+        let (begins, count) = {
+            let mut watchers = self.watchers.lock();
+            (watchers.tell_all(), watchers.wakes.len())
+        };
+        if begins {
+            self.ringer.add(Arc::clone(self), count);
         }
     }
 

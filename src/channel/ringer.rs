@@ -33,8 +33,10 @@ pub(super) const BY_ONE_LOOK: usize = 8;
 /// While more are still to be served another thread helps. Fewer are a matter of a few milliseconds, in which two threads
 /// would mostly be in each other's way.
 const HELP: usize = 512;
+/// For each so many small channels that wait another thread is called.
+const CROWD: usize = 64;
 
-/// Rings channels. [`Ringer::run`] has to run, once or more often.
+/// Rings channels. [`Ringer::run`] has to run, best once for each core.
 #[derive(Debug, Default)]
 pub struct Ringer {
     /// Rounds of one channel begin at least so far apart: what is appended in between is written at once, and a channel
@@ -73,19 +75,19 @@ impl Ringer {
         Self { gathering, ..Self::default() }
     }
 
-    /// There is news for the watchers of that channel.
+    /// There is news for that channel, which has so many watchers.
     pub(super) fn add(&self, channel: Arc<Channel>, watchers: usize) {
         let mut waiting = self.waiting.lock();
-        let is_looked_after = if watchers > FEW {
+        let calls = if watchers > FEW {
             waiting.many.push_back(channel);
-            false
+            true
         } else {
             waiting.few.push_back(channel);
-            // Who was told of the first one comes for all; of a crowd a second one takes its part.
-            (2..=HELP / FEW).contains(&waiting.few.len())
+            // Who is called for the first one comes for those behind it, too.
+            waiting.few.len() % CROWD == 1
         };
         drop(waiting);
-        if !is_looked_after {
+        if calls {
             self.added.notify_one();
         }
     }
@@ -95,14 +97,26 @@ impl Ringer {
     /// # Cancel safety
     /// Whoever has not been woken when it is cancelled is not.
     pub async fn run(&self) {
-        let mut slice = Vec::with_capacity(2 * SLICE);
+        let (mut few, mut slice) = (Vec::with_capacity(BY_ONE_LOOK + FEW), Vec::with_capacity(SLICE));
         // Channels whose next round is not due yet, in the order of their news: none waits longer than the gathering for
         // one before it.
         let mut later = VecDeque::new();
         loop {
-            if self.fill(&mut slice, &mut later) {
-                serve(&slice).await;
-                slice.clear();
+            let has_small = self.serve_small(&mut few);
+            let has_large = self.next_large(&mut slice, &mut later);
+            let mut begun = Instant::now();
+            for some in slice.chunks(BY_ONE_LOOK) {
+                let mut now = Instant::now();
+                if now - begun > TURN {
+                    yield_now().await;
+                    self.serve_small(&mut few);
+                    now = Instant::now();
+                    begun = now;
+                }
+                serve(some, now);
+            }
+            slice.clear();
+            if has_small || has_large {
                 if self.waiting.lock().is_empty() {
                     continue;
                 }
@@ -117,40 +131,60 @@ impl Ringer {
                     continue;
                 }
             }
-            // There is more, or there may be.
+            // There is more, or somebody called meanwhile: however often that is, others have their turns.
             yield_now().await;
         }
     }
 
-    /// Puts into `slice` who is next: of small channels, then of one large one. False if no channel waits.
-    fn fill(&self, slice: &mut Vec<Wake>, later: &mut VecDeque<(Instant, Arc<Channel>)>) -> bool {
+    /// Serves the watchers of small channels for a turn, a `few` at once. False if none waits.
+    fn serve_small(&self, few: &mut Vec<Wake>) -> bool {
+        let begun = Instant::now();
+        let (mut now, mut has_served) = (begun, false);
+        while now - begun < TURN {
+            while few.len() < BY_ONE_LOOK
+                && let Some(channel) = self.pop(|waiting| &mut waiting.few)
+            {
+                has_served = true;
+                let behind = channel.next_slice(now, Duration::ZERO, few);
+                // It may have grown.
+                if behind != Slice::Last {
+                    self.waiting.lock().many.push_back(channel);
+                }
+            }
+            if few.is_empty() {
+                break;
+            }
+            for some in few.chunks(BY_ONE_LOOK) {
+                serve(some, now);
+            }
+            few.clear();
+            now = Instant::now();
+        }
+        has_served
+    }
+
+    /// Puts those into `slice` who are next of the large channels. False if none waits.
+    fn next_large(&self, slice: &mut Vec<Wake>, later: &mut VecDeque<(Instant, Arc<Channel>)>) -> bool {
         let now = Instant::now();
         while later.front().is_some_and(|(due, _)| *due <= now) {
             self.waiting.lock().many.extend(later.pop_front().map(|(_, channel)| channel));
         }
-        let mut has_found = false;
-        loop {
-            let next = {
-                let mut waiting = self.waiting.lock();
-                let few = if slice.len() < SLICE { waiting.few.pop_front() } else { None };
-                few.map(|channel| (channel, false)).or_else(|| Some((waiting.many.pop_front()?, true)))
-            };
-            let Some((channel, is_large)) = next else { return has_found };
-            has_found = true;
-            match channel.next_slice(now, self.gathering, slice) {
-                Slice::Last => {}
-                Slice::Before(left) => {
-                    self.waiting.lock().many.push_back(channel);
-                    if left > HELP {
-                        self.added.notify_one();
-                    }
+        let Some(channel) = self.pop(|waiting| &mut waiting.many) else { return false };
+        match channel.next_slice(now, self.gathering, slice) {
+            Slice::Last => {}
+            Slice::Before(left) => {
+                self.waiting.lock().many.push_back(channel);
+                if left > HELP {
+                    self.added.notify_one();
                 }
-                Slice::NotBefore(due) => later.push_back((due, channel)),
             }
-            if is_large {
-                return true;
-            }
+            Slice::NotBefore(due) => later.push_back((due, channel)),
         }
+        true
+    }
+
+    fn pop(&self, queue: impl FnOnce(&mut Waiting) -> &mut VecDeque<Arc<Channel>>) -> Option<Arc<Channel>> {
+        queue(&mut self.waiting.lock()).pop_front()
     }
 }
 
@@ -160,19 +194,10 @@ impl Waiting {
     }
 }
 
-async fn serve(slice: &[Wake]) {
-    let mut begun = Instant::now();
-    for few in slice.chunks(BY_ONE_LOOK) {
-        let mut now = Instant::now();
-        if now - begun > TURN {
-            yield_now().await;
-            now = Instant::now();
-            begun = now;
-        }
-        Wake::glance_at(few);
-        for wake in few {
-            wake.serve(now.into_std());
-        }
+fn serve(few: &[Wake], now: Instant) {
+    Wake::glance_at(few);
+    for wake in few {
+        wake.serve(now.into_std());
     }
 }
 
@@ -213,10 +238,10 @@ impl Watchers {
         let round = self.wakes.capacity();
         // The table may have shrunk since.
         self.left = self.left.min(round);
-        let gathering = if self.wakes.len() > GATHERS { gathering } else { Duration::ZERO };
         if self.left > 0 && (self.rung >= round || self.begun.is_none()) {
             if let Some(due) = self.begun.map(|begun| begun + gathering)
                 && due > now
+                && self.wakes.len() > GATHERS
             {
                 return Slice::NotBefore(due);
             }
@@ -228,8 +253,7 @@ impl Watchers {
         std::hint::black_box(
             ahead.filter_map(|key| self.wakes.get(key)).filter(|wake| wake.is_rung()).count(),
         );
-        let end = slice.len() + SLICE;
-        while self.left > 0 && self.rung < round && slice.len() < end {
+        while self.left > 0 && self.rung < round && slice.len() < SLICE {
             if self.next >= round {
                 self.next = 0;
             }
@@ -288,8 +312,8 @@ mod tests {
         wake.poll_rung(&mut context).is_ready()
     }
 
-    /// A channel of that ringer, and as many bells as watch it.
-    fn channel(ringer: &Arc<Ringer>, watchers: usize) -> (Arc<Channel>, Vec<Watch>) {
+    /// A channel of that ringer, and the bells that watch it.
+    fn channel(ringer: &Arc<Ringer>, watchers: usize) -> (Arc<Channel>, Vec<(Wake, Watch)>) {
         let retention = Retention {
             history_size: 1,
             history_bytes: 1,
@@ -300,35 +324,56 @@ mod tests {
         let floor = Position { epoch: Epoch::new(1), seq: 0 };
         let now = std::time::Instant::now();
         let channel = Arc::new(Channel::new("a".parse().unwrap(), retention, ringer, floor, now));
-        let watches = (0..watchers).map(|_| channel.watch(&Wake::default())).collect();
-        (channel, watches)
+        let bells = std::iter::repeat_with(Wake::default).take(watchers);
+        let watched = bells.map(|bell| (bell.clone(), channel.watch(&bell))).collect();
+        (channel, watched)
     }
 
-    #[test]
-    fn small_channels_come_first_and_hold_nobody_up() {
+    #[tokio::test(start_paused = true)]
+    async fn small_channels_are_not_held_back_and_large_ones_are_served_slice_by_slice() {
         let (ringer, mut later) = (Arc::new(Ringer::new(GATHERING)), VecDeque::new());
-        let large = channel(&ringer, 300);
-        let small: Vec<_> = (0..100).map(|_| channel(&ringer, 2)).collect();
-        let empty = channel(&ringer, 0);
-        for (channel, _) in [&large, &empty].into_iter().chain(&small) {
-            channel.ring();
+        let (large, small, empty) = (channel(&ringer, 300), channel(&ringer, 2), channel(&ringer, 0));
+        let mut take = || {
+            let (has_small, mut slice) = (ringer.serve_small(&mut Vec::new()), Vec::new());
+            let has_large = ringer.next_large(&mut slice, &mut later);
+            (has_small, has_large.then_some(slice.len()))
+        };
+        for (channel, _) in [&large, &small, &empty, &large, &small] {
             channel.ring();
         }
-        let mut take = || {
-            let mut slice = Vec::new();
-            ringer.fill(&mut slice, &mut later).then_some(slice.len())
-        };
-        assert_eq!(take(), Some(SLICE + SLICE), "64 of the small ones, and of the large one its slice");
-        small[0].0.ring();
-        assert_eq!(take(), Some(36 * 2 + 2 + SLICE));
-        assert_eq!(take(), Some(300 - 2 * SLICE));
-        assert_eq!(take(), None);
-        // The next round of the large one is not due yet; that of a small one is.
+        assert_eq!(take(), (true, Some(SLICE)));
+        assert_eq!(take(), (false, Some(SLICE)));
+        small.0.ring();
+        assert_eq!(take(), (true, Some(300 - 2 * SLICE)));
+        assert_eq!(take(), (false, None));
+        // The next round of the large one is not due yet.
         large.0.ring();
-        small[0].0.ring();
-        assert_eq!([take(), take(), take()], [Some(2), None, None]);
-        std::thread::sleep(GATHERING);
-        assert_eq!([take(), take()], [Some(SLICE), Some(SLICE)]);
+        small.0.ring();
+        assert_eq!(take(), (true, Some(0)));
+        assert_eq!(take(), (false, None));
+        tokio::time::advance(GATHERING).await;
+        assert_eq!(take(), (false, Some(SLICE)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchers_of_any_channel_are_rung() {
+        let ringer = Arc::new(Ringer::new(GATHERING));
+        let channels: Vec<_> = (1..=300).map(|watchers| channel(&ringer, watchers)).collect();
+        let rings = async {
+            for _ in 0..3 {
+                for (channel, _) in &channels {
+                    channel.ring();
+                }
+                tokio::time::sleep(2 * GATHERING).await;
+                assert!(channels.iter().flat_map(|(_, bells)| bells).all(|(bell, _)| has_been_rung(bell)));
+                assert!(ringer.waiting.lock().is_empty());
+            }
+        };
+        tokio::select! {
+            () = rings => {}
+            () = ringer.run() => {}
+            () = ringer.run() => {}
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a connection hears that one of its channels has news: one bell per connection, however many channels it watches.
 //! A wake says "look", never what; many appends may become one wake. Who has nothing to do but wait leaves itself with its
-//! bell: whoever rings for many then gives each its news there and then, and its task sleeps on.
+//! bell: the ringer then gives it its news there and then, and its task sleeps on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -148,7 +148,7 @@ impl std::fmt::Debug for Wake {
     }
 }
 
-/// While it lives, the channel's appends ring the connection's [`Wake`].
+/// While it lives, whoever waits with the connection's [`Wake`] hears of the channel's appends.
 #[derive(Debug)]
 pub struct Watch {
     channel: Arc<Channel>,

@@ -82,7 +82,7 @@ pub struct Running {
     edge: Arc<Edge>,
     readiness: Arc<Readiness>,
     tasks: TaskTracker,
-    /// Ends what outlives the drain: the admin listener, the sweeper.
+    /// Ends what outlives the drain: the admin listener, the sweeper, the ringers.
     background: CancellationToken,
     background_tasks: TaskTracker,
 }
@@ -119,7 +119,7 @@ pub async fn start(config: Arc<Config>) -> Result<Running, StartError> {
         .spawn(background.clone().run_until_cancelled_owned(sweep(Arc::clone(&edge), tls.clone())));
     for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
         let ringer = Arc::clone(edge.hub.ringer());
-        // It gives way after each slice by itself.
+        // It gives way by itself.
         let rings = unconstrained(async move { ringer.run().await });
         background_tasks.spawn(background.clone().run_until_cancelled_owned(rings));
     }
