@@ -56,8 +56,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// An empty channel whose log begins after `floor`: nothing at or below that position is held. `ringer`
-    /// brings the news to its watchers.
+    /// An empty channel whose log begins after `floor`: nothing at or below that position is held. `ringer` brings
+    /// the news to its watchers.
     pub fn new(
         name: ChannelName,
         retention: Retention,
